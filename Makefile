@@ -1,0 +1,63 @@
+# One word for each chore; .ci/run runs the same words. PYTHON names the interpreter that has the project
+# installed (`python3 -m venv .venv && .venv/bin/pip install -e '.[test]'`).
+
+PYTHON ?= .venv/bin/python
+SANS_IO = errors limits deflate handshake http masking encoder frames connection
+
+.PHONY: help test test-lane-off coverage lint format types autobahn autobahn-ci browser screenshots fuzz build clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
+
+test: ## the whole suite
+	$(PYTHON) -m pytest
+
+test-lane-off: ## the whole suite without the fast lane
+	RAWWS_FAST_LANE=0 $(PYTHON) -m pytest
+
+coverage: ## the suite but for the browser, measured: 95 % of all, every branch of the sans-IO modules
+	rm -f .coverage .coverage.*
+	$(PYTHON) -m coverage run --parallel-mode -m pytest -m "not browser"
+	$(PYTHON) -m coverage combine --quiet
+	@bad=; \
+	$(PYTHON) -m coverage report --show-missing --skip-covered --fail-under=95 || bad=1; \
+	for module in $(SANS_IO); do \
+		$(PYTHON) -m coverage report --include="src/rawws/$$module.py" --fail-under=100 >/dev/null \
+		|| { echo "src/rawws/$$module.py: some branch is not covered"; bad=1; }; \
+	done; \
+	test -z "$$bad"
+
+lint: ## ruff: rules and format
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+format: ## put the code into ruff's format
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+types: ## mypy, strict
+	$(PYTHON) -m mypy
+
+autobahn: ## Autobahn: 517 cases, both endpoints, fast lane on and off
+	$(PYTHON) -m tests.autobahn
+
+autobahn-ci: ## Autobahn: 517 cases once, the 301 without compression for the other three
+	$(PYTHON) -m tests.autobahn --profile ci --timeout 2400
+
+browser: ## the page in Chromium
+	RAWWS_REQUIRE_BROWSER=1 $(PYTHON) -m pytest -m browser
+
+screenshots: ## pictures of the page, to build/screenshots
+	mkdir -p build/screenshots
+	RAWWS_SCREENSHOTS=build/screenshots RAWWS_REQUIRE_BROWSER=1 $(PYTHON) -m pytest -m browser
+
+fuzz: ## hypothesis, the long profile for nights
+	HYPOTHESIS_PROFILE=long $(PYTHON) -m pytest -m hypothesis --timeout=0
+
+build: ## the wheel, to dist, and a check that it serves
+	rm -rf dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) .ci/check.py wheel dist/*.whl
+
+clean: ## forget what the chores made
+	rm -rf build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

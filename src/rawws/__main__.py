@@ -1,0 +1,8 @@
+"""`python -m rawws` is the command `rawws`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

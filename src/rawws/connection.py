@@ -1,0 +1,769 @@
+"""The state machine of one connection, without I/O: open, closing, closed (RFC 6455 §7).
+
+Bytes come in through the `Receiver` methods, bytes leave through the `Transport`; time comes as an argument or
+from the transport. `WebSocket` adds what an application holds. Rules:
+
+* `TRANSITIONS` says, for every state and event, what becomes of the connection. Nothing else changes the state.
+* Decoding is pulled and stops for a reason, each a bit of `_held`: the receive queue is full, the peer does not
+  read what we send, our time slice is over, a close was asked for, or the connection has ended.
+* Output is kept in two places: at most `HIGH_WATER` bytes (and one frame) in the transport, and behind them
+  whole messages in `_backlog`, so that a policy can drop messages and never parts of them.
+* Whatever the application is told is told by `_settle`, when no callback runs; so callbacks never nest.
+
+Cost: a message costs one pull, one delivery and one write. This module knows no sockets, no trio and no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, Flag, auto
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from .encoder import Encoder, SharedMessage, close_payload
+from .errors import CloseCode, ConnectionClosed, FrameError
+from .frames import CLOSE, PING, PONG, Control, Decoder
+from .transport import HIGH_WATER, Receiver, Transport
+
+if TYPE_CHECKING:
+    from .limits import Limits, SlowConsumerPolicy
+
+__all__ = ["TRANSITIONS", "Action", "Connection", "Event", "SendStatus", "State"]
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    CONNECTING = auto()
+    """The opening handshake is not answered."""
+    OPEN = auto()
+    PEER_CLOSED = auto()
+    """The peer's Close was read, ours is not queued: sending still works, reading has stopped."""
+    FAILED = auto()
+    """The peer broke a rule or a limit, our Close is not queued: sending still works, reading has stopped."""
+    CLOSING = auto()
+    """Our Close is queued, the peer's has not come: messages are read and discarded."""
+    CLOSED = auto()
+
+
+class Event(Enum):
+    """What moves a connection from one state to the next."""
+
+    ACCEPT = auto()
+    LOCAL_CLOSE = auto()
+    """The application, its end, or the server's shutdown."""
+    PEER_CLOSE = auto()
+    FAILURE = auto()
+    """_Fail the WebSocket Connection_ (RFC 6455 §7.1.7)."""
+    EOF = auto()
+    TIMEOUT = auto()
+    """The closing handshake has taken `close_timeout`."""
+    CUT = auto()
+    """The connection is not worth waiting for: no progress, a cancelled close, the end of a shutdown."""
+
+
+class Action(Flag):
+    """What a transition does."""
+
+    NOTHING = 0
+    STOP_READING = auto()
+    """What arrived before the end is still delivered; nothing after it is read."""
+    DISCARD = auto()
+    """Nothing that arrived is delivered any more."""
+    SEND_CLOSE = auto()
+    FINISH = auto()
+    """End the TCP connection in order: what is queued, FIN, the peer's FIN."""
+    ABORT = auto()
+
+
+_N, _S, _D = Action.NOTHING, Action.STOP_READING, Action.DISCARD
+_ANSWER = Action.SEND_CLOSE | Action.FINISH
+_CUT = Action.STOP_READING | Action.DISCARD | Action.ABORT
+_S0, _S1, _S2, _S3, _S4, _S5 = State
+
+TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
+    (_S0, Event.ACCEPT): (_S1, _N),
+    (_S0, Event.LOCAL_CLOSE): (_S5, Action.FINISH),
+    (_S0, Event.PEER_CLOSE): (_S0, _N),  # nothing is read before the handshake is answered
+    (_S0, Event.FAILURE): (_S0, _N),
+    (_S0, Event.EOF): (_S5, _N),
+    (_S0, Event.TIMEOUT): (_S5, Action.ABORT),
+    (_S0, Event.CUT): (_S5, Action.ABORT),
+    (_S1, Event.ACCEPT): (_S1, _N),
+    (_S1, Event.LOCAL_CLOSE): (_S4, _D | Action.SEND_CLOSE),
+    (_S1, Event.PEER_CLOSE): (_S2, _S),
+    (_S1, Event.FAILURE): (_S3, _S),
+    (_S1, Event.EOF): (_S5, _N),  # what had arrived is still delivered
+    (_S1, Event.TIMEOUT): (_S1, _N),
+    (_S1, Event.CUT): (_S5, _CUT),
+    (_S2, Event.ACCEPT): (_S2, _N),
+    (_S2, Event.LOCAL_CLOSE): (_S5, _ANSWER),  # §5.5.1: it echoes the peer's code
+    (_S2, Event.PEER_CLOSE): (_S2, _N),
+    (_S2, Event.FAILURE): (_S2, _N),
+    (_S2, Event.EOF): (_S5, _N),
+    (_S2, Event.TIMEOUT): (_S5, _ANSWER),
+    (_S2, Event.CUT): (_S5, _CUT),
+    (_S3, Event.ACCEPT): (_S3, _N),
+    (_S3, Event.LOCAL_CLOSE): (_S5, _ANSWER),  # §7.1.7: the failure's code, and no wait for the peer's Close
+    (_S3, Event.PEER_CLOSE): (_S3, _N),
+    (_S3, Event.FAILURE): (_S3, _N),
+    (_S3, Event.EOF): (_S5, _N),
+    (_S3, Event.TIMEOUT): (_S5, _ANSWER),
+    (_S3, Event.CUT): (_S5, _CUT),
+    (_S4, Event.ACCEPT): (_S4, _N),
+    (_S4, Event.LOCAL_CLOSE): (_S4, _N),  # the first code wins
+    (_S4, Event.PEER_CLOSE): (_S5, _S | Action.FINISH),
+    (_S4, Event.FAILURE): (_S5, _S | Action.FINISH),  # one Close frame is all that a peer ever gets
+    (_S4, Event.EOF): (_S5, _N),
+    (_S4, Event.TIMEOUT): (_S5, _CUT),
+    (_S4, Event.CUT): (_S5, _CUT),
+    **{(_S5, event): (_S5, _N) for event in Event},
+}
+"""Every state and event: the next state, and what is done on the way."""
+
+
+class SendStatus(Enum):
+    """What became of a message given to `send_nowait`."""
+
+    SENT = "sent"
+    """It left, or leaves when the callback or the batch that sent it ends: the peer keeps up."""
+    QUEUED = "queued"
+    """The peer is behind; the message waits within `max_send_buffer`."""
+    DROPPED = "dropped"
+    """The send buffer is full and the policy dropped this message."""
+    CLOSED = "closed"
+    """The connection takes no more messages."""
+
+
+# The hot paths below compare against these names: a module global is found faster than a member of an Enum.
+_OPEN: Final = State.OPEN
+_SENT: Final = SendStatus.SENT
+_QUEUED: Final = SendStatus.QUEUED
+
+# Why decoding is held.
+_QUEUE_FULL: Final = 1
+_BACKPRESSURE: Final = 2
+_TIME_SLICE: Final = 4
+_CLOSE_ASKED: Final = 8
+_ENDED: Final = 16
+
+_SLICE_COST: Final = 16_384
+"""Bytes of messages (and 1 KiB for each) between two looks at the clock while decoding."""
+
+
+class Connection(Receiver):
+    """One WebSocket connection: what it has received and has to send, and how it ends.
+
+    Args:
+        transport: where bytes leave; its `receiver` is set to this connection by whoever makes both.
+        limits: the bounds that hold.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_backlog_size",
+        "_behind",
+        "_behind_size",
+        "_busy",
+        "_close_by",
+        "_closed",
+        "_control_count",
+        "_control_since",
+        "_crowded",
+        "_decoder",
+        "_discarding",
+        "_early",
+        "_encoder",
+        "_fatal",
+        "_heard_at",
+        "_held",
+        "_limits",
+        "_pending_close",
+        "_pinged_at",
+        "_queue",
+        "_queue_size",
+        "_reported",
+        "_state",
+        "_streaming",
+        "_transport",
+        "_writing",
+        "bytes_received",
+        "bytes_sent",
+        "messages_received",
+        "messages_sent",
+    )
+
+    def __init__(self, transport: Transport, limits: Limits) -> None:
+        self._transport = transport
+        self._limits = limits
+        self._state = State.CONNECTING
+        self._decoder: Decoder | None = None
+        self._encoder: Encoder | None = None
+        self._early = b""
+        self._held = 0
+        self._busy = False
+        self._streaming = False
+        self._discarding = False
+        self._crowded = False
+        self._writing = False
+        self._fatal = False
+        self._reported = False
+        self._queue: deque[str | bytes] | None = None
+        self._queue_size = 0
+        self._backlog: deque[tuple[bytes, bool]] | None = None
+        self._backlog_size = 0
+        self._behind: deque[tuple[str | bytes | SharedMessage, bool | None]] | None = None
+        self._behind_size = 0
+        self._pending_close: ConnectionClosed | None = None
+        self._closed: ConnectionClosed | None = None
+        self._close_by = inf
+        self._heard_at = 0.0
+        self._pinged_at = inf
+        self._control_since = 0.0
+        self._control_count = 0
+        self.messages_received = 0
+        self.bytes_received = 0
+        self.messages_sent = 0
+        self.bytes_sent = 0
+
+    # -- what a subclass adds ------------------------------------------------------------------------------
+
+    def _deliver(self, message: str | bytes) -> None:
+        """Give a message to the application."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Look again at what `receive` or a sender waits for."""
+        raise NotImplementedError
+
+    def _say_closing(self, closed: ConnectionClosed) -> bool:
+        """Tell the application that our Close is about to leave; False when its next step decides when."""
+        raise NotImplementedError
+
+    def _say_closed(self, closed: ConnectionClosed) -> None:
+        """Tell the application that the connection is over."""
+        raise NotImplementedError
+
+    def _pong(self, payload: bytes) -> None:
+        """Take the payload of a pong."""
+        raise NotImplementedError
+
+    def _accept(self) -> None:
+        """Accept the handshake as it is, because the application began to talk."""
+        raise NotImplementedError
+
+    # -- opening -------------------------------------------------------------------------------------------
+
+    def _open(self, decoder: Decoder, encoder: Encoder) -> None:
+        """Begin to talk, after the handshake's answer was written and while the transport is still paused."""
+        transport = self._transport
+        self._decoder = decoder
+        self._encoder = encoder
+        self._heard_at = transport.now()
+        self._happen(Event.ACCEPT)
+        transport.wake_at(self._heard_at + self._limits.ping_interval)
+        transport.resume()
+        if self._early:
+            decoder.feed(self._early)
+            self._early = b""
+            transport.schedule()
+
+    # -- what the driver calls -----------------------------------------------------------------------------
+
+    def data(self, data: bytes, now: float) -> None:
+        self._heard_at = now
+        self.bytes_received += len(data)
+        decoder = self._decoder
+        if decoder is None:
+            self._early += data  # what came with the request's head, or was under way when reading paused
+        elif not self._held & _ENDED:
+            decoder.feed(data)
+            self._pump(now)
+
+    def proceed(self, now: float) -> None:
+        was_held = self._held & _TIME_SLICE
+        self._held &= ~_TIME_SLICE
+        self._pump(now)
+        if was_held and not self._held:
+            self._transport.resume()
+
+    def drained(self) -> None:
+        self._refill()
+        if not self._backlog_size:
+            self._crowded = self._writing
+            if self._transport.queued <= HIGH_WATER:
+                self._release(_BACKPRESSURE)
+        self._wake()
+
+    def due(self, now: float) -> float:
+        state = self._state
+        if state is _OPEN:
+            return self._keep_alive(now)
+        if state is State.CLOSED:
+            return inf
+        if now < self._close_by:
+            return self._close_by
+        self._happen(Event.TIMEOUT)
+        self._settle()
+        return inf
+
+    def stalled(self, seconds: float) -> None:
+        self._cut(CloseCode.TRY_AGAIN_LATER, f"nothing could be sent for {seconds:g} s")
+
+    def eof(self, error: Exception | None) -> None:
+        reason = "" if error is None else error.__class__.__name__
+        self._end(ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, reason, "network"), fatal=True)
+        self._happen(Event.EOF)
+        self._forget_queued()
+        self._held &= ~_BACKPRESSURE
+        self._pump(self._heard_at)  # what was read and not decoded may still hold messages
+
+    # -- receiving -----------------------------------------------------------------------------------------
+
+    def _pump(self, now: float) -> None:
+        """Decode and deliver until the bytes, the time or a bound runs out."""
+        decoder = self._decoder
+        if decoder is None:
+            self._settle()
+            return
+        transport = self._transport
+        budget = _SLICE_COST
+        self._busy = True
+        try:
+            while not self._held:
+                message = decoder.next()
+                if message is None:
+                    break
+                if isinstance(message, Control):
+                    self._control(message, now)
+                    budget -= 1024
+                elif not self._discarding:
+                    self.messages_received += 1
+                    self._deliver(message)
+                    if transport.queued > HIGH_WATER:
+                        self._relieve()
+                    budget -= len(message) + 1024
+                else:
+                    budget -= len(message) + 1024
+                if budget < 0:
+                    if transport.expired():
+                        self._hold(_TIME_SLICE)
+                        transport.schedule()
+                        break
+                    budget = _SLICE_COST
+        except FrameError as exc:
+            self._fail(exc.code, exc.reason)
+        finally:
+            self._busy = False
+        if self._state is not _OPEN or self._pending_close is not None:
+            self._settle()
+        elif self._streaming:
+            self._wake()
+
+    def _control(self, control: Control, now: float) -> None:
+        if now - self._control_since >= 1.0:
+            self._control_since = now
+            self._control_count = 0
+        self._control_count += 1
+        if self._control_count > self._limits.max_control_rate:
+            raise FrameError(
+                CloseCode.POLICY_VIOLATION, f"over {self._limits.max_control_rate} control or empty frames a second"
+            )
+        if control.opcode == PING:
+            if self._state is _OPEN:
+                assert self._encoder is not None
+                self._transport.write(self._encoder.control(PONG, control.payload))
+                if self._transport.queued > HIGH_WATER:
+                    self._relieve()
+        elif control.opcode == PONG:
+            self._pong(control.payload)
+        elif control.opcode == CLOSE:
+            self._end(ConnectionClosed(control.code, control.reason, "peer"))
+            self._happen(Event.PEER_CLOSE)
+
+    def _take(self) -> str | bytes:
+        """Take the oldest message from the receive queue, and decode on where that made room."""
+        assert self._queue is not None
+        message = self._queue.popleft()
+        self._queue_size -= len(message)
+        if self._held & _QUEUE_FULL:
+            limits = self._limits
+            if len(self._queue) < limits.receive_queue_messages and self._queue_size < limits.receive_queue_size:
+                self._release(_QUEUE_FULL)
+                self._pump(self._heard_at)
+        return message
+
+    def _enqueue(self, message: str | bytes) -> None:
+        """Keep a message for `receive`."""
+        assert self._queue is not None
+        self._queue.append(message)
+        self._queue_size += len(message)
+        limits = self._limits
+        if len(self._queue) >= limits.receive_queue_messages or self._queue_size >= limits.receive_queue_size:
+            self._hold(_QUEUE_FULL)
+
+    @property
+    def _exhausted(self) -> bool:
+        """Whether no further message can come: the end has been reached and nothing lies before it."""
+        if self._state is _OPEN or self._state is State.CONNECTING or self._queue:
+            return False
+        return self._discarding or bool(self._held & _ENDED) or self._decoder is None or not self._held
+
+    def _hold(self, bit: int) -> None:
+        if not self._held:
+            self._transport.pause()
+        self._held |= bit
+
+    def _release(self, bit: int) -> None:
+        if self._held & bit:
+            self._held &= ~bit
+            if not self._held:
+                self._transport.resume()
+                if self._decoder is not None and self._decoder.undecoded and not self._busy:
+                    self._transport.schedule()
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    @property
+    def send_buffer(self) -> int:
+        """Bytes that are queued to the peer and have not reached the kernel."""
+        return self._transport.queued + self._backlog_size + self._behind_size
+
+    def send_nowait(
+        self,
+        message: str | bytes | bytearray | memoryview,
+        *,
+        compress: bool | None = None,
+        policy: SlowConsumerPolicy | None = None,
+    ) -> SendStatus:
+        """Send a message without waiting, whatever the peer does.
+
+        Args:
+            message: `str` leaves as text, anything bytes-like as binary.
+            compress: whether to compress it where that was negotiated; None compresses from the threshold on.
+            policy: what to do when the send buffer is full, if not what the limits say.
+
+        Returns:
+            What became of it. Never raises for the peer's state.
+
+        Raises:
+            TypeError: neither text nor bytes.
+            ValueError: text with a lone surrogate (RFC 6455 §8.1).
+        """
+        if self._state is not _OPEN and not self._may_send():
+            return SendStatus.CLOSED
+        transport = self._transport
+        if self._crowded or transport.queued > HIGH_WATER:
+            return self._send_crowded(message, compress, policy)
+        assert self._encoder is not None
+        frame = self._encoder.message(message, compress)
+        self.messages_sent += 1
+        self.bytes_sent += len(frame)
+        transport.write(frame)
+        if transport.blocked:
+            if transport.queued > HIGH_WATER:
+                self._hold(_BACKPRESSURE)
+            return _QUEUED
+        return _SENT
+
+    def send_shared(self, message: SharedMessage, policy: SlowConsumerPolicy | None = None) -> SendStatus:
+        """Send what many peers get; like `send_nowait`, but encoded once for all of them."""
+        if self._state is not _OPEN and not self._may_send():
+            return SendStatus.CLOSED
+        transport = self._transport
+        if self._crowded or transport.queued > HIGH_WATER:
+            return self._send_crowded(message, None, policy)
+        assert self._encoder is not None
+        frame = self._encoder.shared(message)
+        self.messages_sent += 1
+        self.bytes_sent += len(frame)
+        transport.write(frame)
+        if transport.blocked:
+            if transport.queued > HIGH_WATER:
+                self._hold(_BACKPRESSURE)
+            return _QUEUED
+        return _SENT
+
+    def _may_send(self) -> bool:
+        """Whether messages can still be queued; accepts the handshake if nothing did."""
+        if self._state is State.CONNECTING:
+            self._accept()
+        return self._state is not State.CLOSING and self._state is not State.CLOSED
+
+    def _send_crowded(
+        self,
+        message: str | bytes | bytearray | memoryview | SharedMessage,
+        compress: bool | None,
+        policy: SlowConsumerPolicy | None,
+    ) -> SendStatus:
+        """Send to a peer that is behind, or behind a message that is being written in pieces."""
+        transport = self._transport
+        if not transport.blocked:
+            transport.flush()  # it may only look behind because this batch has not been sent yet
+        if self.send_buffer >= self._limits.max_send_buffer and not self._make_room(policy or self._limits.slow_consumer):
+            return SendStatus.CLOSED if self._pending_close is not None or self._state is not _OPEN else SendStatus.DROPPED
+        if self._writing:
+            return self._send_behind(message, compress)
+        self._post(message, compress)
+        return _QUEUED if transport.blocked else _SENT
+
+    def _post(self, message: str | bytes | bytearray | memoryview | SharedMessage, compress: bool | None) -> None:
+        """Encode a message and put it where it belongs, behind all that is queued."""
+        encoder = self._encoder
+        assert encoder is not None
+        if isinstance(message, SharedMessage):
+            frame = encoder.shared(message)
+            droppable = True
+        else:
+            frame = encoder.message(message, compress)
+            droppable = not (encoder.has_context and frame[0] & 0x40)
+        self.messages_sent += 1
+        self.bytes_sent += len(frame)
+        self._queue_frame(frame, droppable)
+
+    def _queue_frame(self, frame: bytes, droppable: bool) -> None:
+        transport = self._transport
+        if not self._backlog_size and transport.queued <= HIGH_WATER:
+            transport.write(frame)
+        else:
+            if self._backlog is None:
+                self._backlog = deque()
+            self._backlog.append((frame, droppable))
+            self._backlog_size += len(frame)
+            self._crowded = True
+        if transport.blocked and transport.queued > HIGH_WATER:
+            self._hold(_BACKPRESSURE)
+
+    def _send_behind(
+        self, message: str | bytes | bytearray | memoryview | SharedMessage, compress: bool | None
+    ) -> SendStatus:
+        """Keep a message, not encoded yet, until the one being written in pieces has ended."""
+        if self._behind is None:
+            self._behind = deque()
+        if isinstance(message, (bytearray, memoryview)):
+            message = bytes(message)
+        if not isinstance(message, (str, bytes, SharedMessage)):
+            raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+        self._behind_size += _encoded_size(message)  # raises for a lone surrogate, here and not later
+        self._behind.append((message, compress))
+        return _QUEUED
+
+    def _release_behind(self) -> None:
+        """Send what waited behind a message in pieces."""
+        self._writing = False
+        behind, self._behind = self._behind, None
+        self._behind_size = 0
+        if self._may_send():
+            for message, compress in behind or ():
+                self._post(message, compress)
+            self._crowded = bool(self._backlog_size)
+        self._wake()
+
+    def _forget_queued(self) -> None:
+        """Drop what is queued here: nothing will follow it that could refer to it."""
+        self._backlog = self._behind = None
+        self._backlog_size = self._behind_size = 0
+        self._crowded = False
+
+    def _make_room(self, policy: SlowConsumerPolicy) -> bool:
+        """Apply the policy to a full send buffer; whether the new message may be queued."""
+        if policy == "drop_newest":
+            return False
+        if policy == "drop_oldest":
+            return self._drop_oldest()
+        # Nothing compressed follows what is dropped here, so that dropping it corrupts nothing.
+        full = self.send_buffer
+        self._forget_queued()
+        self.close_nowait(CloseCode.TRY_AGAIN_LATER, f"send buffer full: {full} bytes waited for the peer to read")
+        return False
+
+    def _drop_oldest(self) -> bool:
+        """Drop whole, unsent messages that no later frame refers to, until there is room."""
+        limit = self._limits.max_send_buffer
+        backlog = self._backlog
+        if not backlog:
+            return False
+        kept: deque[tuple[bytes, bool]] = deque()
+        while backlog and self.send_buffer >= limit:
+            frame, droppable = backlog.popleft()
+            if droppable:
+                self._backlog_size -= len(frame)
+                self.messages_sent -= 1
+                self.bytes_sent -= len(frame)
+            else:
+                kept.append((frame, droppable))
+        backlog.extendleft(reversed(kept))
+        return self.send_buffer < limit
+
+    def _refill(self) -> None:
+        """Move whole messages from the backlog to the transport while it has room for them."""
+        backlog = self._backlog
+        transport = self._transport
+        while backlog and transport.queued <= HIGH_WATER:
+            frame = backlog.popleft()[0]
+            self._backlog_size -= len(frame)
+            transport.write(frame)
+
+    def _relieve(self) -> None:
+        """Send what this batch has queued; stop reading when the peer does not take it."""
+        transport = self._transport
+        if not transport.blocked:
+            transport.flush()
+        if transport.queued > HIGH_WATER:
+            self._hold(_BACKPRESSURE)
+
+    # -- keepalive -----------------------------------------------------------------------------------------
+
+    def ping_nowait(self, payload: bytes = b"") -> bool:
+        """Send a ping (RFC 6455 §5.5.2); False when the connection takes no more.
+
+        Raises:
+            ValueError: more than 125 bytes of payload.
+        """
+        if self._state is State.CONNECTING:
+            self._accept()
+        encoder = self._encoder
+        if encoder is None or self._state is not _OPEN:
+            return False
+        self._transport.write(encoder.control(PING, payload))
+        return True
+
+    def _keep_alive(self, now: float) -> float:
+        """Ping a silent peer, fail one that stays silent; return when to look again (RFC 6455 §5.5.2)."""
+        limits = self._limits
+        if self._held:
+            # We do not read: its pong may be waiting for us. Both clocks stand still.
+            self._heard_at = now
+            self._pinged_at = inf
+            return now + limits.ping_interval
+        if self._pinged_at <= self._heard_at:
+            self._pinged_at = inf
+        if self._pinged_at is not inf:
+            if self._transport.blocked:
+                self._pinged_at = now  # the ping has not reached the kernel; `stalled` watches that
+            silent = now - self._pinged_at
+            if silent >= limits.ping_timeout:
+                self._fail(CloseCode.INTERNAL_ERROR, f"no answer to a ping for {limits.ping_timeout:g} s")
+                self._settle()
+                return self._close_by
+            return self._pinged_at + limits.ping_timeout
+        silent = now - self._heard_at
+        if silent >= limits.ping_interval:
+            self._pinged_at = now
+            self.ping_nowait()
+            return now + limits.ping_timeout
+        return self._heard_at + limits.ping_interval
+
+    # -- ending --------------------------------------------------------------------------------------------
+
+    def close_nowait(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Begin to close; the first code wins. What was queued before leaves before the Close frame.
+
+        Raises:
+            ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
+        """
+        close_payload(code, reason)
+        if self._state is State.CLOSING or self._state is State.CLOSED or self._pending_close is not None:
+            return
+        self._pending_close = ConnectionClosed(code, reason, "us")
+        if self._busy:
+            self._hold(_CLOSE_ASKED)
+        else:
+            self._settle()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection: a rule was broken or a bound passed (RFC 6455 §7.1.7)."""
+        self._end(ConnectionClosed(code, reason, "us"), fatal=True)
+        self._happen(Event.FAILURE)
+
+    def _cut(self, code: int, reason: str) -> None:
+        """End the connection without a closing handshake."""
+        self._end(ConnectionClosed(code, reason, "us"), fatal=True)
+        self._happen(Event.CUT)
+        if not self._busy:
+            self._settle()
+
+    def _end(self, closed: ConnectionClosed, *, fatal: bool = False) -> None:
+        """Keep the first thing that ended the connection, and start the clock of the closing handshake."""
+        if self._closed is None:
+            self._closed = closed
+            self._fatal = fatal
+        if self._close_by is inf:
+            self._close_by = self._transport.now() + self._limits.close_timeout
+            self._transport.wake_at(self._close_by)
+
+    def _happen(self, event: Event) -> None:
+        """Move to the next state and do what belongs to it."""
+        self._state, action = TRANSITIONS[self._state, event]
+        if action & Action.STOP_READING:
+            self._hold(_ENDED)
+            if self._decoder is not None:
+                self._decoder.discard()
+        if action & Action.DISCARD:
+            self._discarding = True
+            if self._queue:
+                self._queue.clear()
+            self._queue_size = 0
+        if action & Action.SEND_CLOSE:
+            self._send_close()
+        if action & Action.FINISH:
+            self._transport.close(self._close_by)
+        if action & Action.ABORT:
+            self._transport.abort()
+        if action & Action.DISCARD and self._state is State.CLOSING:
+            # The peer's Close may stand behind anything that was held back.
+            self._release(_QUEUE_FULL | _BACKPRESSURE | _TIME_SLICE | _CLOSE_ASKED)
+            if self._decoder is not None and self._decoder.undecoded:
+                self._transport.schedule()
+
+    def _send_close(self) -> None:
+        closed = self._closed
+        assert closed is not None
+        assert self._encoder is not None
+        while self._backlog:
+            self._transport.write(self._backlog.popleft()[0])
+        self._forget_queued()
+        payload = close_payload(closed.code, closed.reason if closed.by == "us" else "")
+        self._transport.write(self._encoder.control(CLOSE, payload))
+
+    def _settle(self) -> None:
+        """Tell the application what has ended, each thing once, and let our Close leave after it was told."""
+        if self._busy:
+            return
+        state = self._state
+        pending = self._pending_close
+        if pending is not None or state is State.PEER_CLOSED or state is State.FAILED:
+            self._pending_close = None
+            if state is _OPEN or state is State.PEER_CLOSED or state is State.FAILED:
+                asked = pending is not None
+                if pending is not None:
+                    self._end(pending)
+                assert self._closed is not None
+                self._busy = True
+                try:
+                    leaves = self._say_closing(self._closed)
+                finally:
+                    self._busy = False
+                self._pending_close = None
+                if leaves or asked:
+                    self._happen(Event.LOCAL_CLOSE)
+        if self._state is State.CLOSED and not self._reported and not self._undelivered:
+            self._reported = True
+            assert self._closed is not None
+            self._busy = True
+            try:
+                self._say_closed(self._closed)
+            finally:
+                self._busy = False
+        self._wake()
+
+    @property
+    def _undelivered(self) -> bool:
+        """Whether decoding was put off and will go on although the connection has ended."""
+        return bool(self._held & _TIME_SLICE) and not self._discarding
+
+
+def _encoded_size(message: str | bytes | SharedMessage) -> int:
+    if isinstance(message, SharedMessage):
+        return message.size
+    return len(message.encode()) if isinstance(message, str) else len(message)

@@ -1,0 +1,247 @@
+"""One connection while it speaks HTTP: requests in, plain answers out, until a request becomes a WebSocket.
+
+Rules: a request is answered before the next one is looked at; nothing is read while an answer does not leave;
+a refusal is one short answer and the end of the connection. Every wait has a deadline: `head_timeout` from the
+connection's beginning, and from each answer, to the next complete head; `accept_timeout` belongs to the
+WebSocket that a handshake becomes. It decides nothing itself: the reader knows HTTP, `handshake.py` the
+Upgrade, the site what is where.
+"""
+
+from __future__ import annotations
+
+import logging
+from email.utils import formatdate
+from math import inf
+from typing import TYPE_CHECKING, Final, final
+
+from .deflate import negotiate
+from .errors import HandshakeError
+from .handshake import accept_headers, check_origin, check_upgrade, is_websocket_request
+from .http import RequestReader, Response
+from .protocol import Protocol
+from .transport import HIGH_WATER, Receiver
+from .websocket import Handshake, WebSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from .deflate import DeflateOptions, DeflateParameters
+    from .http import Address, Request
+    from .site import Site
+    from .transport import Transport
+
+__all__ = ["Exchange", "Home"]
+
+_log = logging.getLogger("rawws")
+
+_REFUSAL_SECONDS: Final = 1.0
+"""Time that a refused client has to read why; a crowd of them must not hold the descriptors that are short."""
+
+
+class Home:
+    """Where connections live: the server that counts them and runs their handlers."""
+
+    __slots__ = ()
+
+    def head_complete(self, exchange: Exchange) -> None:
+        """Learn that a connection no longer waits for its first head."""
+        raise NotImplementedError
+
+    def welcome(self, ws: WebSocket, app: Protocol | Callable[[WebSocket], Awaitable[object]]) -> None:
+        """Take over a connection that asked for a WebSocket, and let its application answer."""
+        raise NotImplementedError
+
+    def exchange_gone(self, exchange: Exchange) -> None:
+        """Learn that a connection ended before it became a WebSocket."""
+        raise NotImplementedError
+
+    def websocket_gone(self, ws: WebSocket) -> None:
+        """Learn that a WebSocket's transport is closed."""
+        raise NotImplementedError
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether new handshakes are refused because the server goes away."""
+        raise NotImplementedError
+
+
+@final
+class _ServerHandshake(Handshake):
+    """A handshake that passed every check and waits for the application's word."""
+
+    __slots__ = ("_accept", "_options", "_reader", "_request")
+
+    def __init__(self, request: Request, reader: RequestReader, accept: str, options: DeflateOptions | None) -> None:
+        self._request = request
+        self._reader = reader
+        self._accept = accept
+        self._options = options
+
+    def accept(
+        self, subprotocol: str | None, headers: Sequence[tuple[str, str]]
+    ) -> tuple[bytes, DeflateParameters | None, DeflateOptions | None]:
+        deflate = None
+        if self._options is not None:
+            deflate = negotiate(self._request.headers.get_all("sec-websocket-extensions"), self._options)
+        fields = accept_headers(
+            self._accept,
+            offered=self._request.subprotocols,
+            subprotocol=subprotocol,
+            extensions=deflate.header if deflate is not None else None,
+            headers=headers,
+        )
+        return self._reader.switch_protocols(fields), deflate, self._options
+
+    def reject(self, status: int, body: str | bytes, headers: Sequence[tuple[str, str]]) -> bytes:
+        if not 300 <= status <= 599:
+            raise ValueError(f"a handshake is refused with a status from 300 to 599, not {status}")
+        if isinstance(body, str):
+            response = Response.text(status, body or reason(status), tuple(headers))
+        else:
+            response = Response(status, tuple(headers), body)
+        return self._reader.respond(response, close=True, date=formatdate(usegmt=True))
+
+    def trailing_data(self) -> bytes:
+        return self._reader.trailing_data
+
+
+@final
+class Exchange(Receiver):
+    """The HTTP side of one connection."""
+
+    __slots__ = ("_head_by", "_home", "_paused", "_reader", "_site", "_transport", "client", "is_pending")
+
+    def __init__(self, site: Site, home: Home, transport: Transport, client: Address, *, secure: bool) -> None:
+        self._site = site
+        self._home = home
+        self._transport = transport
+        self._paused = False
+        self._reader = RequestReader(site.limits, client, secure)
+        self.client = client
+        self.is_pending = True
+        self._head_by = transport.now() + site.limits.head_timeout
+        transport.wake_at(self._head_by)
+
+    def refuse(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Answer with a status and end the connection."""
+        self._head_by = inf
+        _log.info("%s refused with %d: %s", describe(self.client), status, message)
+        response = Response.text(status, message, headers)
+        transport = self._transport
+        transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
+        transport.close(transport.now() + _REFUSAL_SECONDS)
+
+    def shut_down(self) -> None:
+        """Close because the server is going away."""
+        if self._head_by is not inf:
+            if self._reader.idle:
+                self._head_by = inf
+                self._transport.close(self._transport.now() + _REFUSAL_SECONDS)
+            else:
+                self.refuse(503, "The server is shutting down.")
+
+    # -- what the driver calls -------------------------------------------------------------------------------
+
+    def data(self, data: bytes, now: float) -> None:
+        self._reader.feed(data)
+        self._advance(now)
+
+    def proceed(self, now: float) -> None:
+        self._advance(now)
+
+    def drained(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume()
+            self._transport.schedule()
+
+    def due(self, now: float) -> float:
+        if now >= self._head_by:
+            if self._reader.idle:
+                self._head_by = inf
+                self._transport.close(now + _REFUSAL_SECONDS)
+            else:
+                self.refuse(408, "The request did not arrive in time.")
+        return self._head_by
+
+    def stalled(self, seconds: float) -> None:
+        self._transport.abort()
+
+    def eof(self, error: Exception | None) -> None:
+        self._head_by = inf
+        self._home.exchange_gone(self)
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """Answer the requests that have arrived."""
+        reader = self._reader
+        transport = self._transport
+        while self._head_by is not inf and not self._paused:
+            try:
+                request = reader.next_request()
+                if request is None:
+                    return
+                self._home.head_complete(self)
+                if self._upgrade(request):
+                    return
+                response = self._site.respond(request)
+            except HandshakeError as exc:
+                self.refuse(exc.status, exc.message, exc.headers)
+                return
+            transport.write(reader.respond(response, close=self._home.is_closing, date=formatdate(usegmt=True)))
+            if not reader.keep_alive:
+                self._head_by = inf
+                transport.close(now + self._site.limits.close_timeout)
+                return
+            self._head_by = now + self._site.limits.head_timeout
+            if transport.queued > HIGH_WATER:
+                transport.flush()
+                if transport.blocked:
+                    self._paused = True
+                    transport.pause()
+
+    def _upgrade(self, request: Request) -> bool:
+        """Turn the connection into a WebSocket if that is what the request asks for."""
+        if not is_websocket_request(request):
+            return False
+        site = self._site
+        app = site.find_app(request.path)
+        if app is None:
+            raise HandshakeError(404, "There is no WebSocket here.")
+        accept = check_upgrade(request)
+        check_origin(request, site.origins)
+        if self._home.is_closing:
+            raise HandshakeError(503, "The server is shutting down.")
+        transport = self._transport
+        transport.pause()
+        self._head_by = inf
+        ws = WebSocket(
+            transport,
+            site.limits,
+            request,
+            _ServerHandshake(request, self._reader, accept, site.compression),
+            app=app if isinstance(app, Protocol) else None,
+            fast_lane=site.fast_lane,
+            on_gone=self._home.websocket_gone,
+        )
+        transport.receiver = ws
+        self._home.welcome(ws, app)
+        return True
+
+
+def describe(client: Address) -> str:
+    """Return a peer's address for a log line."""
+    if isinstance(client, tuple):
+        return f"{client[0]}:{client[1]}"
+    return ascii(client) if client else "a client"
+
+
+def reason(status: int) -> str:
+    """Return a status in words, as a short sentence."""
+    from http import HTTPStatus
+
+    try:
+        return f"{HTTPStatus(status).phrase}."
+    except ValueError:
+        return "Refused."

@@ -1,0 +1,85 @@
+"""Every bound of rawws, in one frozen dataclass.
+
+Facts: each field has its unit in its docstring or name, a default that is safe on the open internet, and a
+command-line flag of its name. `math.inf` turns a deadline off. Nothing here enforces anything; the module
+that reads a limit does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["Limits", "SlowConsumerPolicy"]
+
+SlowConsumerPolicy: TypeAlias = Literal["close", "drop_newest", "drop_oldest"]
+"""What `send_nowait` and a broadcast do to a peer whose send buffer is full."""
+
+_KIB = 1024
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds that hold for each connection of a server or client.
+
+    Raises:
+        ValueError: a bound is negative, zero where that makes no sense, or not a known policy.
+    """
+
+    max_head_size: int = 16 * _KIB
+    """Bytes of a request head, from the method to the empty line; beyond: 431 (h11's and Apache's order of size)."""
+    max_header_count: int = 100
+    """Header fields in a request head; beyond: 431 (Apache's LimitRequestFields)."""
+    head_timeout: float = 10.0
+    """Seconds from accepting the TCP connection, the TLS handshake included, to a complete request head; also
+    from one answer on a kept-alive connection to the next complete head; beyond: 408 where something came, cut."""
+    accept_timeout: float = 10.0
+    """Seconds from a complete head to the application's accept or reject; beyond: 503."""
+    max_message_size: int = _MIB
+    """Bytes of a message after inflating; beyond: 1009."""
+    max_fragments: int | None = None
+    """Frames of a message; beyond: 1008. None: `max_message_size` ÷ 64, at least 16."""
+    ping_interval: float = 20.0
+    """Seconds without a byte from the peer after which a ping is sent."""
+    ping_timeout: float = 20.0
+    """Seconds from the ping's leaving without a byte from the peer, after which it is closed with 1011."""
+    close_timeout: float = 5.0
+    """Seconds that the closing handshake may take, from before any write can block; then the connection is cut."""
+    shutdown_timeout: float = 10.0
+    """Seconds that a server's shutdown may take; then what is left is cut."""
+    max_send_buffer: int = _MIB
+    """Bytes queued to a peer from which on no further message is taken; one whole message may come on top."""
+    send_timeout: float = 10.0
+    """Seconds that bytes may be queued to a peer without any progress; then it is cut, with 1013 as the code."""
+    slow_consumer: SlowConsumerPolicy = "close"
+    """What `send_nowait` and a broadcast do when the send buffer is full: close with 1013, or drop whole messages."""
+    receive_queue_messages: int = 16
+    """Decoded messages waiting for the application; from then on reading stops."""
+    receive_queue_size: int = 64 * _KIB
+    """Bytes (characters for text) of decoded messages waiting for the application; from then on reading stops."""
+    max_control_rate: int = 100
+    """Control frames, and empty data frames that are not final, a second; beyond: 1008."""
+    max_connections: int = 10_000
+    """Connections of a server, plain HTTP included; beyond: 503."""
+    max_connections_per_address: int = 200
+    """Connections from one address, loopback excepted; beyond: 503."""
+    max_pending_handshakes: int = 512
+    """Connections whose request head is not complete; beyond, the oldest is answered with 503 and dropped."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "slow_consumer":
+                if value not in ("close", "drop_newest", "drop_oldest"):
+                    raise ValueError("slow_consumer must be 'close', 'drop_newest' or 'drop_oldest'")
+            elif value is not None and not value > 0:
+                raise ValueError(f"{field.name} must be positive, not {value!r}")
+
+    @property
+    def fragments(self) -> int:
+        """Frames that one message may have, `max_fragments` or what follows from `max_message_size`."""
+        if self.max_fragments is not None:
+            return self.max_fragments
+        return max(16, self.max_message_size // 64)

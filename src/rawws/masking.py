@@ -1,0 +1,104 @@
+"""Masking and unmasking of frame payloads (RFC 6455 §5.3), at the speed the payload's size allows.
+
+Facts: masking is an XOR with a repeated four-byte key, so it is its own inverse and one function serves both
+directions. This module knows bytes and keys; it knows no frames: the caller rotates the key to the offset of
+the bytes it passes (`rotate`), so that a payload that arrives in pieces is unmasked once, piece by piece.
+
+Strategy: three implementations, chosen by size. Measured on CPython 3.11, µs for
+32 B / 125 B / 1 KiB / 16 KiB / 64 KiB / 1 MiB:
+
+    one big-integer XOR       0.33 / 0.48 / 1.9 / 23  / 89  / 2700
+    four translated strides   0.68 / 0.76 / 1.7 / 14  / 54  / 890
+    numpy.bitwise_xor         1.3  / 1.5  / 1.4 / 1.8 / 2.9 / 45
+
+NumPy is optional and takes about 0.1 s to import, so it is imported by the first payload that is large enough
+to need it, not by `import rawws`; where it is missing, the strides do its work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["apply_mask", "mask_with_integers", "mask_with_numpy", "mask_with_strides", "rotate"]
+
+_Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_SMALL: Final = 512
+"""Bytes from which on the strides, and NumPy once it is imported, overtake the big integers."""
+
+_WORTH_IMPORTING: Final = 4096
+"""Bytes from which on a payload imports NumPy: 3 times as fast as the strides there, 1.3 times at 1 KiB."""
+
+_XOR_TABLES: Final = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
+
+
+def apply_mask(data: _Buffer, key: bytes) -> bytes:
+    """Mask or unmask a piece of a payload (RFC 6455 §5.3).
+
+    Args:
+        data: the bytes, of any length; a memoryview must be contiguous and of single bytes.
+        key: the four bytes of the masking key, rotated to the offset of the first byte of `data`.
+    """
+    size = len(data)
+    if size < _SMALL:
+        # The body of `mask_with_integers` once more: most payloads are small, and one more call would show.
+        mask = int.from_bytes((key * (size // 4 + 1))[:size], "big")
+        return (int.from_bytes(data, "big") ^ mask).to_bytes(size, "big")
+    return _mask_large(data, key)
+
+
+def rotate(key: bytes, consumed: int) -> bytes:
+    """Return the masking key for the bytes that follow `consumed` bytes masked with `key`."""
+    consumed &= 3
+    return key[consumed:] + key[:consumed]
+
+
+def mask_with_integers(data: _Buffer, key: bytes) -> bytes:
+    """Do what `apply_mask` does with one XOR of two big integers: the fastest for small payloads."""
+    size = len(data)
+    mask = int.from_bytes((key * (size // 4 + 1))[:size], "big")
+    return (int.from_bytes(data, "big") ^ mask).to_bytes(size, "big")
+
+
+def mask_with_strides(data: _Buffer, key: bytes) -> bytes:
+    """Do what `apply_mask` does by translating every fourth byte through a table, four times."""
+    result = bytearray(data)
+    for offset in range(4):
+        result[offset::4] = result[offset::4].translate(_XOR_TABLES[key[offset]])
+    return bytes(result)
+
+
+def mask_with_numpy(data: _Buffer, key: bytes) -> bytes:
+    """Do what `apply_mask` does with NumPy, four bytes a lane: the fastest for large payloads.
+
+    Raises:
+        ImportError: NumPy is not installed.
+    """
+    import numpy as np
+
+    size = len(data)
+    if size & 3:  # a padded copy costs less than masking the odd bytes on their own
+        data = b"".join((data, bytes(4 - (size & 3))))
+    # Both operands are read in native byte order, so the lanes agree on any machine.
+    lanes = np.bitwise_xor(np.frombuffer(data, np.uint32), np.frombuffer(key, np.uint32))
+    return lanes.tobytes()[:size]
+
+
+def _choose_and_mask(data: _Buffer, key: bytes) -> bytes:
+    """Use the strides until a payload is worth importing NumPy, then settle what masks large payloads."""
+    global _mask_large
+    if len(data) < _WORTH_IMPORTING:
+        return mask_with_strides(data, key)
+    try:
+        result = mask_with_numpy(data, key)
+        _mask_large = mask_with_numpy
+    except ImportError:
+        result = mask_with_strides(data, key)
+        _mask_large = mask_with_strides
+    return result
+
+
+_mask_large: Callable[[_Buffer, bytes], bytes] = _choose_and_mask

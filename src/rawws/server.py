@@ -1,0 +1,442 @@
+"""Listening, counting, shutting down.
+
+Strategy: a `Server` is where connections live. Plain TCP listeners go to the reactor, every other listener and
+stream to a driver of its own. The drivers outlive a cancellation of `serve` for the moment that it takes to say
+1001; handlers do not. Rules:
+
+* Mistakes and bind errors leave `serve` bare, before a nursery opens.
+* A handler's exception ends its connection, never the server; only BaseExceptions that are no Exception do.
+* Nothing is accepted beyond the limits without an answer; who is refused is told so by 503.
+
+It installs no signal handlers; `run` does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+import ssl
+import threading
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, final
+
+import trio
+
+from .exchange import Exchange, Home
+from .http import RequestReader, Response
+from .protocol import Protocol
+from .reactor import Reactor, SocketTransport, is_supported
+from .site import Site
+from .stream import StreamTransport
+from .transport import Receiver, Transport
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Collection, Sequence
+
+    from .deflate import DeflateOptions
+    from .http import Address
+    from .limits import Limits
+    from .site import App, Handler
+    from .static_files import StaticFiles
+    from .websocket import WebSocket
+
+__all__ = ["Options", "Server", "open_listeners", "run", "serve", "serve_listeners", "serve_stream"]
+
+_log = logging.getLogger("rawws")
+
+_BACKLOG: Final = 4096
+"""Connections that the kernel keeps for a listener until they are accepted."""
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `serve`, `serve_listeners`, `serve_stream` and `run`."""
+
+    static: StaticFiles | str | os.PathLike[str] | None
+    """A folder whose files are served on plain GET; read to memory once. Default: none."""
+    origins: Collection[str] | None
+    """Origins whose pages may connect; None (default): the server's own; `"*"`: all."""
+    limits: Limits | None
+    """The bounds of each connection and of the server; None (default): `Limits()`."""
+    compression: DeflateOptions | bool
+    """permessage-deflate (RFC 7692): how, or whether; default: True."""
+    fast_lane: bool
+    """False sends every frame through wsproto; default: True."""
+
+
+@final
+class Server(Home):
+    """A running server; `await nursery.start(rawws.serve, …)` returns it.
+
+    Attributes:
+        addresses: what it listens on, as the sockets say: `(host, port)` for TCP, a path for a Unix socket.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._closing = False
+        self._finished = trio.Event()
+        self._idle = trio.Event()
+        self._reactor: Reactor | None = None
+        self._handlers: trio.Nursery | None = None
+        self._drivers: trio.Nursery | None = None
+        self._websockets: set[WebSocket] = set()
+        self._pending: dict[Exchange, None] = {}  # in the order of their arrival
+        self._exchanges: set[Exchange] = set()
+        self._by_address: dict[str, int] = {}
+        self._running_handlers = 0
+        self.addresses: list[Address] = []
+
+    # -- what a user sees --------------------------------------------------------------------------------------
+
+    @property
+    def websockets(self) -> frozenset[WebSocket]:
+        """The WebSocket connections that are open or opening."""
+        return frozenset(self._websockets)
+
+    async def shutdown(self) -> None:
+        """Close in order: refuse new handshakes with 503, say 1001 to all, wait, then cut what is left.
+
+        Returns when everything is closed, after `shutdown_timeout` at the latest; `serve` returns then too.
+        Further calls wait for the same end. When cancelled, it cuts at once.
+        """
+        try:
+            if not self._closing:
+                self._closing = True
+                for ws in list(self._websockets):
+                    ws.shut_down()
+                for exchange in list(self._exchanges):
+                    exchange.shut_down()
+            self._look_idle()
+            with trio.move_on_after(self._site.limits.shutdown_timeout):
+                await self._idle.wait()
+        finally:
+            self._finished.set()
+
+    # -- what serves -------------------------------------------------------------------------------------------
+
+    async def run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], None]) -> None:
+        """Serve listeners until `shutdown` has ended or this is cancelled."""
+        async with trio.open_nursery() as handlers:
+            self._handlers = handlers
+            drivers = await handlers.start(self._run_drivers)
+            try:
+                await self._listen(listeners)
+                started(self)
+                await self._finished.wait()
+            finally:
+                await self._cut_all()
+                handlers.cancel_scope.cancel()
+                drivers.cancel()
+
+    async def run_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one stream until its connection ends."""
+        async with trio.open_nursery() as handlers:
+            self._handlers = handlers
+            drivers = await handlers.start(self._run_drivers)
+            try:
+                done = trio.Event()
+                assert self._drivers is not None
+                self._drivers.start_soon(self._serve_stream, stream, done)
+                await done.wait()
+            finally:
+                await self._cut_all()
+                drivers.cancel()
+
+    async def _run_drivers(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        """Keep the drivers in a nursery that a cancellation from outside does not reach."""
+        with trio.CancelScope(shield=True) as scope:
+            async with trio.open_nursery() as self._drivers:
+                task_status.started(scope)
+                await trio.sleep_forever()
+
+    async def _listen(self, listeners: Sequence[trio.abc.Listener[Any]]) -> None:
+        assert self._drivers is not None
+        others: list[trio.abc.Listener[Any]] = []
+        limits = self._site.limits
+        for listener in listeners:
+            sock = _socket_of(listener)
+            if sock is not None:
+                self.addresses.append(_client_of(sock.getsockname()))
+            if not is_supported() or not isinstance(listener, trio.SocketListener) or sock is None:
+                others.append(listener)
+            elif sock.family not in (socket.AF_INET, socket.AF_INET6):
+                others.append(listener)
+            else:
+                if self._reactor is None:
+                    self._reactor = Reactor(stall_timeout=limits.send_timeout)
+                    await self._drivers.start(self._reactor.run)
+                copy = socket.fromfd(sock.fileno(), sock.family, sock.type)
+                await listener.aclose()
+                refusal = RequestReader(limits).respond(Response.text(503, "The server is out of descriptors."))
+                self._reactor.listen(copy, self._greet, refusal)
+        if others:
+            await self._drivers.start(
+                partial(trio.serve_listeners, handler_nursery=self._drivers), self._serve_stream, others
+            )
+
+    def _greet(self, transport: Transport, address: object, *, secure: bool = False) -> Receiver:
+        """Take a new connection: its HTTP side, which may be all of it."""
+        client = _client_of(address)
+        exchange = Exchange(self._site, self, transport, client, secure=secure)
+        self._exchanges.add(exchange)
+        host = _countable(client)
+        if host is not None:
+            self._by_address[host] = self._by_address.get(host, 0) + 1
+        limits = self._site.limits
+        if len(self._exchanges) + len(self._websockets) > limits.max_connections:
+            if len(self._exchanges) > limits.max_pending_handshakes + limits.max_connections:
+                transport.abort()
+            exchange.refuse(503, "The server has too many connections.")
+        elif host is not None and self._by_address[host] > limits.max_connections_per_address:
+            exchange.refuse(503, "There are too many connections from this address.")
+        else:
+            self._pending[exchange] = None
+            if len(self._pending) > limits.max_pending_handshakes:
+                oldest = next(iter(self._pending))
+                del self._pending[oldest]
+                oldest.refuse(503, "The server has too many connections that have not asked for anything.")
+        return exchange
+
+    async def _serve_stream(self, stream: trio.abc.Stream, done: trio.Event | None = None) -> None:
+        """Serve one stream, the TLS handshake included."""
+        try:
+            limits = self._site.limits
+            transport = StreamTransport(stream, stall_timeout=limits.send_timeout)
+            sock = _socket_of(stream)
+            try:
+                address = sock.getpeername() if sock is not None else None
+            except OSError:
+                address = None  # the peer is gone already; reading will say so
+            secure = isinstance(stream, trio.SSLStream)
+            transport.receiver = self._greet(transport, address, secure=secure)
+            if isinstance(stream, trio.SSLStream):
+                with trio.move_on_after(limits.head_timeout) as scope:
+                    try:
+                        await stream.do_handshake()
+                    except (trio.BrokenResourceError, ssl.SSLError):
+                        transport.abort()
+                if scope.cancelled_caught:
+                    transport.abort()
+            await transport.run()
+        finally:
+            if done is not None:
+                done.set()
+
+    async def _cut_all(self) -> None:
+        """Say 1001 to whoever is left, as far as that needs no waiting, and end it."""
+        self._closing = True
+        left = list(self._websockets)
+        for ws in left:
+            ws.shut_down()
+        with trio.CancelScope(shield=True):
+            # The drivers of streams write from tasks of their own: let each of them run once.
+            for _ in range(2):
+                await trio.lowlevel.checkpoint()
+        for ws in left:
+            ws.cut()
+
+    # -- what the connections tell -------------------------------------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def head_complete(self, exchange: Exchange) -> None:
+        self._pending.pop(exchange, None)
+
+    def welcome(self, ws: WebSocket, app: Protocol | Handler) -> None:
+        self._websockets.add(ws)
+        if isinstance(app, Protocol):
+            ws.start()
+        else:
+            assert self._handlers is not None
+            self._running_handlers += 1
+            self._handlers.start_soon(self._run_handler, ws, app)
+
+    async def _run_handler(self, ws: WebSocket, handler: Handler) -> None:
+        try:
+            await ws.run(handler)
+        finally:
+            self._running_handlers -= 1
+            self._look_idle()
+
+    def exchange_gone(self, exchange: Exchange) -> None:
+        self._pending.pop(exchange, None)
+        self._exchanges.discard(exchange)
+        self._forget(exchange.client)
+
+    def websocket_gone(self, ws: WebSocket) -> None:
+        self._websockets.discard(ws)
+        self._forget(ws.request.client)
+
+    def _forget(self, client: Address) -> None:
+        host = _countable(client)
+        if host is not None:
+            count = self._by_address[host] - 1
+            if count:
+                self._by_address[host] = count
+            else:
+                del self._by_address[host]
+        self._look_idle()
+
+    def _look_idle(self) -> None:
+        if self._closing and not self._websockets and not self._exchanges and not self._running_handlers:
+            self._idle.set()
+
+
+async def open_listeners(
+    host: str | None, port: int, ssl_context: ssl.SSLContext | None = None
+) -> list[trio.abc.Listener[Any]]:
+    """Bind TCP listeners, for `serve_listeners`.
+
+    Args:
+        host: an address or a name; None binds all interfaces.
+        port: 0 lets the system choose.
+        ssl_context: with it the listeners speak TLS.
+
+    Raises:
+        OSError: an address cannot be bound.
+    """
+    listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+    if ssl_context is None:
+        return list(listeners)
+    # Browsers do not wait for close_notify, and neither do we.
+    return [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
+
+
+async def serve(
+    app: App,
+    host: str | None = "127.0.0.1",
+    port: int = 8000,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[Options],
+) -> None:
+    """Serve WebSocket connections, and files on plain HTTP, on a TCP port.
+
+    Returns when `Server.shutdown` has ended. When cancelled, makes one attempt at saying 1001 that waits for
+    nobody, cuts every connection and returns. Installs no signal handlers.
+
+    Args:
+        app: an async function or a `Protocol` instance for every path, or a mapping of paths to either.
+        host: an address or a name; None binds all interfaces.
+        port: 0 lets the system choose; `Server.addresses` tells.
+        ssl_context: with it the server speaks TLS.
+        options: see `Options`.
+
+    Raises:
+        OSError: an address cannot be bound, or the static folder cannot be read; raised bare.
+        TypeError, ValueError: an argument is wrong; raised bare.
+    """
+    server = Server(Site(app, **options))
+    await server.run(await open_listeners(host, port, ssl_context), task_status.started)
+
+
+async def serve_listeners(
+    app: App,
+    listeners: Sequence[trio.abc.Listener[Any]],
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[Options],
+) -> None:
+    """Serve connections of listeners that are open already, of any kind; they are closed in the end.
+
+    Otherwise like `serve`.
+    """
+    await Server(Site(app, **options)).run(listeners, task_status.started)
+
+
+async def serve_stream(app: App, stream: trio.abc.Stream, **options: Unpack[Options]) -> None:
+    """Serve one connection on any Trio stream, and return when it has ended; the stream is closed then.
+
+    When cancelled, makes one attempt at saying 1001 that waits for nobody, and cuts the connection.
+    """
+    await Server(Site(app, **options)).run_stream(stream)
+
+
+def run(
+    app: App,
+    host: str | None = "127.0.0.1",
+    port: int = 8000,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    on_start: Callable[[Server], object] | None = None,
+    **options: Unpack[Options],
+) -> None:
+    """Run a server until SIGINT or SIGTERM: the first one shuts it down in order, a second one cuts.
+
+    Args:
+        on_start: called with the server when it listens.
+
+    Otherwise like `serve`.
+    """
+    trio.run(partial(_run, app, host, port, ssl_context, on_start, options))
+
+
+async def _run(
+    app: App,
+    host: str | None,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    on_start: Callable[[Server], object] | None,
+    options: Options,
+) -> None:
+    server = Server(Site(app, **options))
+    listeners = await open_listeners(host, port, ssl_context)
+
+    def started(server: Server) -> None:
+        if on_start is not None:
+            on_start(server)
+
+    if threading.current_thread() is not threading.main_thread():
+        await server.run(listeners, started)
+        return
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, server, nursery.cancel_scope)
+            await server.run(listeners, started)
+            nursery.cancel_scope.cancel()
+
+
+async def _obey(signals: Any, server: Server, everything: trio.CancelScope) -> None:
+    """Shut down on the first signal, cut on the second."""
+    async with trio.open_nursery() as nursery:
+        async for _ in signals:
+            if server.is_closing:
+                everything.cancel()
+            nursery.start_soon(server.shutdown)
+
+
+def _socket_of(resource: object) -> Any:
+    """Return the trio socket below a listener or stream, None where there is none."""
+    for attribute in ("transport_listener", "transport_stream"):
+        resource = getattr(resource, attribute, resource)
+    return getattr(resource, "socket", None)
+
+
+def _client_of(address: object) -> Address:
+    """Return a socket address as `(host, port)`, a Unix socket's as its path, None for one without a name."""
+    if isinstance(address, tuple):
+        return (str(address[0]), int(address[1]))
+    return address if isinstance(address, str) and address else None
+
+
+def _countable(client: Address) -> str | None:
+    """Return the host that connections are counted for; None for loopback and for what has no address."""
+    if not isinstance(client, tuple):
+        return None
+    host = client[0]
+    if host.startswith("127.") or host == "::1":
+        return None
+    try:
+        mapped = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(mapped, ipaddress.IPv6Address) and mapped.ipv4_mapped is not None:
+        return None if mapped.ipv4_mapped.is_loopback else str(mapped.ipv4_mapped)
+    return host

@@ -1,0 +1,126 @@
+"""The seam between the drivers, which move bytes, and the rest, which knows what they mean.
+
+A driver (the reactor, or the driver of one stream) owns a `Transport` a connection and calls its `Receiver`;
+a receiver (the HTTP exchange, then the WebSocket) writes to its transport. Both run in one thread and never
+wait. Rules:
+
+* A driver calls `data` and `proceed` with its output corked: what the receiver writes meanwhile leaves in one
+  piece when the call returns.
+* Times are seconds of one clock, the transport's `now()`.
+* `eof` is the last call that a receiver gets, and it comes once: after the peer's FIN, an error of the stream,
+  or the end of a `close` or `abort`.
+
+This module imports nothing of rawws and is the whole of what reactor.py and stream.py know about it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["HIGH_WATER", "LOW_WATER", "READ_SIZE", "Receiver", "Transport"]
+
+READ_SIZE: Final = 65_536
+"""Bytes that one read takes at most."""
+HIGH_WATER: Final = 65_536
+"""Bytes queued to a peer beyond which nothing is read from it, and more is kept in whole messages."""
+LOW_WATER: Final = HIGH_WATER // 2
+"""Bytes queued to a peer at which that ends; half, so that a slow peer does not make us stop and go at each frame."""
+
+
+class Receiver:
+    """What a driver calls."""
+
+    __slots__ = ()
+
+    def data(self, data: bytes, now: float) -> None:
+        """Take bytes that arrived; never empty."""
+        raise NotImplementedError
+
+    def proceed(self, now: float) -> None:
+        """Go on with what was left undone for the sake of others, as `Transport.schedule` asked."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """Learn that at most `LOW_WATER` bytes are queued, after the transport was blocked."""
+        raise NotImplementedError
+
+    def due(self, now: float) -> float:
+        """Act on deadlines that have passed; return when to be called next, `math.inf` for never."""
+        raise NotImplementedError
+
+    def stalled(self, seconds: float) -> None:
+        """Learn that for so long no queued byte has left; the receiver is expected to abort."""
+        raise NotImplementedError
+
+    def eof(self, error: Exception | None) -> None:
+        """Learn that the stream is over; `error` is None for the peer's orderly FIN."""
+        raise NotImplementedError
+
+
+class _Nobody(Receiver):
+    """The receiver of a transport that was not given one yet."""
+
+    __slots__ = ()
+
+    def eof(self, error: Exception | None) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
+
+
+class Transport:
+    """What a receiver calls.
+
+    Attributes:
+        receiver: who is called; replaced after an Upgrade.
+        queued: bytes written and not taken by the kernel or the stream yet.
+        blocked: whether the peer is behind: the kernel or the stream refused to take more.
+    """
+
+    __slots__ = ("blocked", "queued", "receiver")
+
+    def __init__(self) -> None:
+        self.receiver: Receiver = _NOBODY
+        self.queued = 0
+        self.blocked = False
+
+    def now(self) -> float:
+        """Return the time on the clock of the driver."""
+        raise NotImplementedError
+
+    def expired(self) -> bool:
+        """Whether the time that one connection may take before others have their turn is used up."""
+        raise NotImplementedError
+
+    def write(self, data: bytes, more: bool = False) -> None:
+        """Queue bytes; they leave now, at the end of the driver's call, or, with `more`, a little later."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Let what is queued leave now, as far as the peer takes it."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Read no more from the peer, until `resume`."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read from the peer again."""
+        raise NotImplementedError
+
+    def schedule(self) -> None:
+        """Ask for a call of `proceed` after other connections had their turn."""
+        raise NotImplementedError
+
+    def wake_at(self, when: float) -> None:
+        """Ask for a call of `due` at the latest then."""
+        raise NotImplementedError
+
+    def close(self, by: float) -> None:
+        """Send what is queued, then FIN, then wait for the peer's FIN, discarding; abort at the time `by`."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Cut the connection at once; what is queued is lost."""
+        raise NotImplementedError

@@ -1,0 +1,617 @@
+"""What an application holds: one WebSocket connection, for tasks and for callbacks.
+
+Strategy: `Connection` does the work without waiting; this module adds the waiting (`receive`, `send`, `close`,
+`ping`), the opening handshake's answer, and messages in pieces. Rules:
+
+* Nobody waits for a peer without a deadline: the driver and `Connection.due` end a connection that makes no
+  progress, and its end wakes everyone who waits.
+* A cancelled `receive` has taken no message, a cancelled `send` has queued all of its message or nothing.
+* A task that sends or receives without ever blocking yields to others now and then (`pace.py`).
+
+Cost: two short calls a message above `Connection`. It knows no listeners and no routes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
+
+import trio
+from trio.lowlevel import Abort, current_task, disable_ki_protection, reschedule, wait_task_rescheduled
+
+from .connection import Connection, Event, SendStatus, State
+from .encoder import Encoder, close_payload
+from .errors import CloseCode, ConnectionClosed
+from .frames import Decoder
+from .pace import breathe
+from .pieces import MessageChunks, MessageWriter
+from .transport import HIGH_WATER, Transport
+
+if TYPE_CHECKING:
+    from .deflate import DeflateOptions, DeflateParameters
+    from .http import Request
+    from .limits import Limits
+    from .protocol import Protocol
+
+__all__ = ["Handshake", "WebSocket"]
+
+_log = logging.getLogger("rawws")
+
+_Data = str | bytes | bytearray | memoryview
+
+
+class Handshake:
+    """The opening handshake that waits for an answer; the endpoint that read the request provides it."""
+
+    __slots__ = ()
+
+    def accept(
+        self, subprotocol: str | None, headers: Sequence[tuple[str, str]]
+    ) -> tuple[bytes, DeflateParameters | None, DeflateOptions | None]:
+        """Return the head of the 101, what was negotiated, and how we compress.
+
+        Raises:
+            ValueError: a subprotocol that was not offered, or a header that may not stand there.
+        """
+        raise NotImplementedError
+
+    def reject(self, status: int, body: str | bytes, headers: Sequence[tuple[str, str]]) -> bytes:
+        """Return the whole refusal.
+
+        Raises:
+            ValueError: a status or a header that may not stand there.
+        """
+        raise NotImplementedError
+
+    def trailing_data(self) -> bytes:
+        """Return what came after the request's head."""
+        raise NotImplementedError
+
+
+@final
+class WebSocket(Connection):
+    """A WebSocket connection.
+
+    Attributes:
+        request: the opening handshake's request: path, query, headers, origin, subprotocols, client address.
+        subprotocol: the one that was accepted, or None.
+        latency: seconds that the last answered ping took, or None.
+        messages_received, messages_sent, bytes_received, bytes_sent: counted since the handshake; bytes are those
+            on the wire.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_accept_by",
+        "_answered",
+        "_app",
+        "_callbacks",
+        "_done",
+        "_fast_lane",
+        "_handshake",
+        "_on_gone",
+        "_opened",
+        "_pings",
+        "_receiver",
+        "_receiving",
+        "_room",
+        "_writer_lock",
+        "latency",
+        "request",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        limits: Limits,
+        request: Request,
+        handshake: Handshake,
+        *,
+        app: Protocol | None,
+        fast_lane: bool,
+        on_gone: Callable[[WebSocket], None],
+    ) -> None:
+        super().__init__(transport, limits)
+        self.request = request
+        self.subprotocol: str | None = None
+        self.latency: float | None = None
+        self._handshake: Handshake | None = handshake
+        self._on_gone = on_gone
+        self._fast_lane = fast_lane
+        self._app = app
+        self._opened = False
+        self._answered = False
+        self._accept_by = transport.now() + limits.accept_timeout
+        self._receiver: trio.lowlevel.Task | None = None
+        self._receiving = False
+        self._room: trio.lowlevel.ParkingLot | None = None
+        self._done: trio.Event | None = None
+        self._callbacks: list[Callable[[WebSocket, ConnectionClosed], object]] | None = None
+        self._pings: dict[bytes, _Ping] | None = None
+        self._writer_lock: trio.Lock | None = None
+        if app is None:
+            self._queue = deque()
+        transport.wake_at(self._accept_by)
+
+    def __repr__(self) -> str:
+        return f"<rawws.WebSocket {ascii(self.request.path)} {self._state.name.lower()} at {id(self):#x}>"
+
+    # -- the opening handshake -----------------------------------------------------------------------------
+
+    def accept_nowait(self, *, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Accept the opening handshake (RFC 6455 §4.2.2).
+
+        Args:
+            subprotocol: one of `request.subprotocols`, or None for none.
+            headers: further header fields of the 101.
+
+        Raises:
+            RuntimeError: it was accepted or rejected before.
+            ValueError: a subprotocol that was not offered, or a header that may not stand there.
+            ConnectionClosed: the client is gone.
+        """
+        self._answer_once()
+        if self._state is not State.CONNECTING:
+            raise self._why()
+        handshake = self._handshake
+        assert handshake is not None
+        head, deflate, options = handshake.accept(subprotocol, headers)
+        self.subprotocol = subprotocol
+        self._answered = self._opened = True
+        self._early = handshake.trailing_data() + self._early
+        self._handshake = None
+        self._transport.write(head)
+        limits = self._limits
+        self._open(
+            Decoder(
+                is_client=False,
+                max_message_size=limits.max_message_size,
+                max_fragments=limits.fragments,
+                deflate=deflate,
+                fast_lane=self._fast_lane,
+            ),
+            Encoder(is_client=False, deflate=deflate, options=options),
+        )
+
+    def reject_nowait(
+        self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Refuse the opening handshake with an HTTP answer, and close.
+
+        Args:
+            status: 300 to 599.
+            body: text (sent as text/plain in UTF-8) or bytes; by default the status in words.
+            headers: further header fields.
+
+        Raises:
+            RuntimeError: it was accepted or rejected before.
+            ValueError: a status or a header that may not stand there.
+        """
+        self._answer_once()
+        if self._state is State.CONNECTING:
+            self._refuse(status, body, headers)
+        self._answered = True
+
+    def _answer_once(self) -> None:
+        if self._answered:
+            raise RuntimeError("the opening handshake has been answered already")
+
+    def _refuse(self, status: int, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
+        handshake = self._handshake
+        assert handshake is not None
+        answer = handshake.reject(status, body, headers)
+        self._handshake = None
+        self._transport.write(answer)
+        self._end(ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, f"rejected with {status}", "us"))
+        self._happen(Event.LOCAL_CLOSE)
+        self._settle()
+
+    async def accept(self, *, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Accept the opening handshake; see `accept_nowait`. When cancelled, it has accepted or not begun."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.accept_nowait(subprotocol=subprotocol, headers=headers)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def reject(
+        self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Refuse the opening handshake; see `reject_nowait`. When cancelled, it has refused or not begun."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.reject_nowait(status, body, headers)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _accept(self) -> None:
+        if self._state is State.CONNECTING:
+            self.accept_nowait()
+
+    # -- receiving -----------------------------------------------------------------------------------------
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next message: `str` for a text message, `bytes` for a binary one.
+
+        Accepts the handshake if nothing did. A cancelled call loses no message.
+
+        Raises:
+            ConnectionClosed: the connection is over, and every message that came before was received.
+            trio.BusyResourceError: another task is receiving from this connection.
+            RuntimeError: the messages of this connection go to a `Protocol`.
+        """
+        await breathe()
+        if self._receiving or not self._queue:
+            with self._receiving_alone() as queue:
+                while not queue:
+                    self._raise_at_end()
+                    await self._park()
+        return self._take()
+
+    @contextmanager
+    def _receiving_alone(self) -> Iterator[deque[str | bytes]]:
+        """Be the one task that waits for messages; accepts the handshake if nothing did."""
+        queue = self._queue
+        if queue is None:
+            raise RuntimeError("the messages of this connection go to Protocol.on_message")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this connection")
+        self._accept()
+        self._receiving = True
+        try:
+            yield queue
+        finally:
+            self._receiving = False
+
+    def __aiter__(self) -> AsyncIterator[str | bytes]:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        """Receive the next message; end on a Close from the peer or from us, raise on any other end."""
+        try:
+            return await self.receive()
+        except ConnectionClosed:
+            if self._fatal:
+                raise
+            raise StopAsyncIteration from None
+
+    def receive_chunks(self) -> MessageChunks:
+        """Receive one message in pieces as they arrive: `async for chunk in ws.receive_chunks()`.
+
+        `max_message_size` holds for the whole message. What is left when the loop is left early is what `receive`
+        returns next.
+        """
+        return MessageChunks(self)
+
+    async def _park(self) -> None:
+        """Sleep until `_wake`; what was sent leaves first."""
+        self._transport.flush()
+        self._receiver = current_task()
+
+        def abort(_: object) -> Abort:
+            self._receiver = None
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)
+
+    def _raise_at_end(self) -> None:
+        if self._exhausted:
+            if self._state is State.FAILED:
+                # The handler has answered what came before the failure; now our Close may leave.
+                self._happen(Event.LOCAL_CLOSE)
+                self._settle()
+            raise self._why()
+
+    def _why(self) -> ConnectionClosed:
+        closed = self._closed or self._pending_close
+        assert closed is not None
+        return closed.of(self)
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    async def send(self, message: _Data, *, compress: bool | None = None) -> None:
+        """Send a message; wait while `max_send_buffer` bytes or more are queued to the peer.
+
+        Accepts the handshake if nothing did. Any task may send; frames never interleave. A cancelled call has
+        queued all of its message or nothing.
+
+        Args:
+            message: `str` leaves as text, anything bytes-like as binary.
+            compress: whether to compress it where that was negotiated; None compresses from the threshold on.
+
+        Raises:
+            ConnectionClosed: the connection takes no more messages, or nothing could be sent for `send_timeout`.
+            TypeError: neither text nor bytes.
+            ValueError: text with a lone surrogate (RFC 6455 §8.1).
+        """
+        await breathe()
+        transport = self._transport
+        if self._state is State.OPEN and not self._crowded and transport.queued <= HIGH_WATER:
+            assert self._encoder is not None
+            frame = self._encoder.message(message, compress)
+            self.messages_sent += 1
+            self.bytes_sent += len(frame)
+            # With more to read the handler is likely to send again at once: let that leave in one piece.
+            transport.write(frame, bool(self._queue))
+            if transport.queued > HIGH_WATER:
+                self._relieve()
+            return
+        await self._wait_for_room()
+        if self.send_nowait(message, compress=compress) is SendStatus.CLOSED:
+            raise self._why()
+
+    async def _wait_for_room(self, *, writing: bool = False) -> None:
+        """Wait until a message may be queued; for the writer of a message, what waits behind it does not count."""
+        while True:
+            if self._state is State.CONNECTING:
+                self._accept()
+            if self._state is State.CLOSING or self._state is State.CLOSED:
+                raise self._why()
+            waiting = self.send_buffer if not writing else self._transport.queued + self._backlog_size
+            if waiting < self._limits.max_send_buffer:
+                return
+            if self._room is None:
+                self._room = trio.lowlevel.ParkingLot()
+            await self._room.park()
+
+    def message_writer(self, *, text: bool = True, compress: bool = False) -> MessageWriter:
+        """Send one message in pieces: `async with ws.message_writer(text=True) as writer: await writer.write(…)`.
+
+        Args:
+            text: whether it is a text message (pieces are `str`) or a binary one (pieces are bytes-like).
+            compress: whether to compress it where that was negotiated.
+        """
+        return MessageWriter(self, text, compress)
+
+    # -- pings ---------------------------------------------------------------------------------------------
+
+    async def ping(self, payload: bytes | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 §5.5.2); return the seconds that it took.
+
+        Args:
+            payload: at most 125 bytes; by default one that no other waiting ping has.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            trio.TooSlowError: no pong within `ping_timeout`.
+            ValueError: more than 125 bytes, or a payload that another call waits for.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._pings is None:
+            self._pings = {}
+        if payload is None:
+            number = len(self._pings) + 1
+            while number.to_bytes(4, "big") in self._pings:
+                number += 1
+            payload = number.to_bytes(4, "big")
+        elif payload in self._pings:
+            raise ValueError("a ping with this payload is under way")
+        if not self.ping_nowait(payload):
+            raise self._why()
+        ping = self._pings[payload] = _Ping(self._transport.now())
+        try:
+            with trio.fail_after(self._limits.ping_timeout):
+                await ping.answered.wait()
+        finally:
+            self._pings.pop(payload, None)
+        if ping.seconds is None:
+            raise self._why()
+        return ping.seconds
+
+    def _pong(self, payload: bytes) -> None:
+        now = self._heard_at
+        if not payload and self._pinged_at < now:
+            self.latency = now - self._pinged_at
+        pings = self._pings
+        if pings is None or payload not in pings:
+            return
+        for waiting in list(pings):
+            # A peer may answer only the last of several pings (RFC 6455 §5.5.3).
+            ping = pings.pop(waiting)
+            ping.seconds = self.latency = self._transport.now() - ping.sent_at
+            ping.answered.set()
+            if waiting == payload:
+                break
+
+    # -- ending --------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> ConnectionClosed | None:
+        """What ended the connection, or None while it lives."""
+        return self._closed
+
+    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close the connection: send what is queued and a Close frame, wait for the peer's (RFC 6455 §7.1.2).
+
+        Received messages that nobody took are discarded. Returns within `close_timeout`, whatever the peer does.
+        A second call waits for the same end; the first code wins. Before the handshake was answered it refuses it
+        with 403. When cancelled, it cuts the connection.
+
+        Raises:
+            ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
+        """
+        close_payload(code, reason)
+        if self._state is State.CONNECTING:
+            self._refuse(403)
+        try:
+            self.close_nowait(code, reason)
+            await self.wait_closed()
+        except trio.Cancelled:
+            self._cut(code, reason)
+            raise
+
+    async def wait_closed(self) -> ConnectionClosed:
+        """Wait until the connection is over, and return what ended it."""
+        if not self._reported:
+            if self._done is None:
+                self._done = trio.Event()
+            await self._done.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        assert self._closed is not None
+        return self._closed
+
+    def add_close_callback(self, fn: Callable[[WebSocket, ConnectionClosed], object]) -> None:
+        """Call `fn(ws, closed)` once when the connection is over; at once if it is already."""
+        if self._reported:
+            assert self._closed is not None
+            fn(self, self._closed)
+            return
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(fn)
+
+    def eof(self, error: Exception | None) -> None:
+        super().eof(error)
+        self._on_gone(self)
+
+    def due(self, now: float) -> float:
+        if self._state is State.CONNECTING:
+            if now < self._accept_by:
+                return self._accept_by
+            self._refuse(503, "The application did not answer in time.")
+        return super().due(now)
+
+    # -- what Connection asks ------------------------------------------------------------------------------
+
+    def _deliver(self, message: str | bytes) -> None:
+        if self._app is None:
+            self._enqueue(message)
+            if self._receiver is not None:
+                self._wake()
+        else:
+            try:
+                _call_on_message(self._app, self, message)
+            except Exception:
+                self._crash("on_message")
+
+    def _wake(self) -> None:
+        task = self._receiver
+        if task is not None and (self._queue or self._exhausted or self._streaming):
+            self._receiver = None
+            reschedule(task)
+        if self._room is not None and (
+            self._state is State.CLOSED
+            or self._state is State.CLOSING
+            or self._transport.queued + self._backlog_size < self._limits.max_send_buffer
+        ):
+            self._room.unpark_all()
+
+    def _say_closing(self, closed: ConnectionClosed) -> bool:
+        app = self._app
+        if app is None:
+            return False
+        try:
+            _call_on_closing(app, self, closed)
+        except Exception:
+            _log.exception("%r: on_closing raised", self)
+        return True
+
+    def _say_closed(self, closed: ConnectionClosed) -> None:
+        if self._app is not None and self._opened:
+            try:
+                _call_on_close(self._app, self, closed)
+            except Exception:
+                _log.exception("%r: on_close raised", self)
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback(self, closed)
+            except Exception:
+                _log.exception("%r: a close callback raised", self)
+        if self._done is not None:
+            self._done.set()
+        pings, self._pings = self._pings, None
+        for ping in (pings or {}).values():
+            ping.answered.set()
+
+    def _crash(self, where: str) -> None:
+        """The application raised: log it, say 1011 and no more (RFC 6455 §7.4.1)."""
+        _log.exception("%r: %s raised", self, where)
+        if self._state is State.CONNECTING:
+            self._refuse(500)
+        else:
+            self.close_nowait(CloseCode.INTERNAL_ERROR, "internal error")
+
+    # -- what an endpoint does with a new connection ---------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the connection of a `Protocol`: let it see the request, accept unless it answered."""
+        assert self._app is not None
+        self._busy = True
+        try:
+            _call_on_open(self._app, self)
+            self._accept()
+        except ConnectionClosed:
+            pass
+        except Exception:
+            self._crash("on_open")
+        finally:
+            self._busy = False
+        self._settle()
+
+    async def run(self, handler: Callable[[WebSocket], Awaitable[object]]) -> None:
+        """Run an async handler for this connection, and end the connection as the handler ended."""
+        try:
+            await handler(self)
+        except Exception as exc:
+            if not _only_says_closed(exc, self):
+                self._crash("the handler")
+                return
+        if self._state is State.CONNECTING:
+            self._refuse(403)
+        else:
+            self.close_nowait()
+
+    def shut_down(self) -> None:
+        """Close because the server is going away: 1001, or 503 before the handshake was answered."""
+        if self._state is State.CONNECTING:
+            self._refuse(503, "The server is shutting down.")
+        else:
+            self.close_nowait(CloseCode.GOING_AWAY, "server shutdown")
+
+    def cut(self) -> None:
+        """End the connection at once, after one attempt at what is queued."""
+        self._transport.flush()
+        self._cut(CloseCode.GOING_AWAY, "server shutdown")
+
+
+# The reactor runs with KeyboardInterrupt held back; an application's code does not.
+
+
+@disable_ki_protection
+def _call_on_open(app: Protocol, ws: WebSocket) -> None:
+    app.on_open(ws)
+
+
+@disable_ki_protection
+def _call_on_message(app: Protocol, ws: WebSocket, message: str | bytes) -> None:
+    app.on_message(ws, message)
+
+
+@disable_ki_protection
+def _call_on_closing(app: Protocol, ws: WebSocket, closed: ConnectionClosed) -> None:
+    app.on_closing(ws, closed)
+
+
+@disable_ki_protection
+def _call_on_close(app: Protocol, ws: WebSocket, closed: ConnectionClosed) -> None:
+    app.on_close(ws, closed)
+
+
+def _only_says_closed(exc: BaseException, ws: WebSocket) -> bool:
+    """Whether an exception only says that this connection is closed, bare or as every leaf of a group."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_only_says_closed(leaf, ws) for leaf in exc.exceptions)
+    return isinstance(exc, ConnectionClosed) and exc.concerns(ws)
+
+
+class _Ping:
+    """A ping that somebody waits for."""
+
+    __slots__ = ("answered", "seconds", "sent_at")
+
+    def __init__(self, sent_at: float) -> None:
+        self.sent_at = sent_at
+        self.answered = trio.Event()
+        self.seconds: float | None = None
