@@ -1,10 +1,10 @@
 """rawws: the WebSocket server for Trio.
 
-    async def echo(ws: rawws.WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
+async def echo(ws: rawws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
 
-    rawws.run(echo, "127.0.0.1", 8000)
+rawws.run(echo, "127.0.0.1", 8000)
 """
 
 from ._version import __version__
@@ -12,7 +12,7 @@ from .connection import SendStatus
 from .deflate import DeflateOptions
 from .echo import EchoProtocol
 from .errors import CloseCode, ConnectionClosed, FrameError, HandshakeError, RawwsError
-from .http import Headers, Request
+from .http import Headers, Request, Response
 from .limits import Limits
 from .manager import BroadcastResult, ConnectionManager
 from .pieces import MessageChunks, MessageWriter
@@ -37,6 +37,7 @@ __all__ = [
     "Protocol",
     "RawwsError",
     "Request",
+    "Response",
     "SendStatus",
     "Server",
     "StaticFiles",

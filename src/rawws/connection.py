@@ -97,14 +97,14 @@ TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
     (_S1, Event.TIMEOUT): (_S1, _N),
     (_S1, Event.CUT): (_S5, _CUT),
     (_S2, Event.ACCEPT): (_S2, _N),
-    (_S2, Event.LOCAL_CLOSE): (_S5, _ANSWER),  # §5.5.1: it echoes the peer's code
+    (_S2, Event.LOCAL_CLOSE): (_S5, _D | _ANSWER),  # §5.5.1: it echoes the peer's code
     (_S2, Event.PEER_CLOSE): (_S2, _N),
     (_S2, Event.FAILURE): (_S2, _N),
     (_S2, Event.EOF): (_S5, _N),
     (_S2, Event.TIMEOUT): (_S5, _ANSWER),
     (_S2, Event.CUT): (_S5, _CUT),
     (_S3, Event.ACCEPT): (_S3, _N),
-    (_S3, Event.LOCAL_CLOSE): (_S5, _ANSWER),  # §7.1.7: the failure's code, and no wait for the peer's Close
+    (_S3, Event.LOCAL_CLOSE): (_S5, _D | _ANSWER),  # §7.1.7: the failure's code, and no wait for the peer's Close
     (_S3, Event.PEER_CLOSE): (_S3, _N),
     (_S3, Event.FAILURE): (_S3, _N),
     (_S3, Event.EOF): (_S5, _N),
@@ -118,6 +118,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
     (_S4, Event.TIMEOUT): (_S5, _CUT),
     (_S4, Event.CUT): (_S5, _CUT),
     **{(_S5, event): (_S5, _N) for event in Event},
+    (_S5, Event.CUT): (_S5, Action.ABORT),  # the Close frames are exchanged, the TCP connection may still be there
 }
 """Every state and event: the next state, and what is done on the way."""
 
@@ -177,6 +178,7 @@ class Connection(Receiver):
         "_fatal",
         "_heard_at",
         "_held",
+        "_high_water",
         "_limits",
         "_pending_close",
         "_pinged_at",
@@ -196,6 +198,7 @@ class Connection(Receiver):
     def __init__(self, transport: Transport, limits: Limits) -> None:
         self._transport = transport
         self._limits = limits
+        self._high_water = min(HIGH_WATER, limits.max_send_buffer - 1)
         self._state = State.CONNECTING
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
@@ -264,6 +267,7 @@ class Connection(Receiver):
         transport.wake_at(self._heard_at + self._limits.ping_interval)
         transport.resume()
         if self._early:
+            self.bytes_received = len(self._early)
             decoder.feed(self._early)
             self._early = b""
             transport.schedule()
@@ -272,26 +276,27 @@ class Connection(Receiver):
 
     def data(self, data: bytes, now: float) -> None:
         self._heard_at = now
-        self.bytes_received += len(data)
         decoder = self._decoder
         if decoder is None:
             self._early += data  # what came with the request's head, or was under way when reading paused
         elif not self._held & _ENDED:
+            self.bytes_received += len(data)
             decoder.feed(data)
             self._pump(now)
 
     def proceed(self, now: float) -> None:
-        was_held = self._held & _TIME_SLICE
-        self._held &= ~_TIME_SLICE
-        self._pump(now)
-        if was_held and not self._held:
-            self._transport.resume()
+        if self._held & _TIME_SLICE:
+            self._decode_on(_TIME_SLICE, now)
+        else:
+            self._pump(now)
 
     def drained(self) -> None:
+        if self._pinged_at is not inf:
+            self._pinged_at = self._transport.now()  # the ping has not reached the kernel before now
         self._refill()
         if not self._backlog_size:
-            self._crowded = self._writing
-            if self._transport.queued <= HIGH_WATER:
+            self._crowded = self._writing or self._pending_close is not None
+            if self._transport.queued <= self._high_water:
                 self._release(_BACKPRESSURE)
         self._wake()
 
@@ -330,27 +335,28 @@ class Connection(Receiver):
         budget = _SLICE_COST
         self._busy = True
         try:
-            while not self._held:
+            while True:
+                if transport.queued > self._high_water:
+                    self._relieve()
+                if self._held:
+                    break
                 message = decoder.next()
                 if message is None:
                     break
                 if isinstance(message, Control):
                     self._control(message, now)
                     budget -= 1024
-                elif not self._discarding:
-                    self.messages_received += 1
-                    self._deliver(message)
-                    if transport.queued > HIGH_WATER:
-                        self._relieve()
-                    budget -= len(message) + 1024
                 else:
+                    if not self._discarding:
+                        self.messages_received += 1
+                        self._deliver(message)
                     budget -= len(message) + 1024
                 if budget < 0:
-                    if transport.expired():
+                    budget = _SLICE_COST
+                    # A receive queue bounds the work as it is, and may be emptied when no driver is left to go on.
+                    if (self._queue is None or self._discarding) and transport.expired():
                         self._hold(_TIME_SLICE)
                         transport.schedule()
-                        break
-                    budget = _SLICE_COST
         except FrameError as exc:
             self._fail(exc.code, exc.reason)
         finally:
@@ -371,10 +377,7 @@ class Connection(Receiver):
             )
         if control.opcode == PING:
             if self._state is _OPEN:
-                assert self._encoder is not None
-                self._transport.write(self._encoder.control(PONG, control.payload))
-                if self._transport.queued > HIGH_WATER:
-                    self._relieve()
+                self._send_control(PONG, control.payload)
         elif control.opcode == PONG:
             self._pong(control.payload)
         elif control.opcode == CLOSE:
@@ -389,8 +392,7 @@ class Connection(Receiver):
         if self._held & _QUEUE_FULL:
             limits = self._limits
             if len(self._queue) < limits.receive_queue_messages and self._queue_size < limits.receive_queue_size:
-                self._release(_QUEUE_FULL)
-                self._pump(self._heard_at)
+                self._decode_on(_QUEUE_FULL, self._heard_at)
         return message
 
     def _enqueue(self, message: str | bytes) -> None:
@@ -414,13 +416,28 @@ class Connection(Receiver):
             self._transport.pause()
         self._held |= bit
 
-    def _release(self, bit: int) -> None:
-        if self._held & bit:
-            self._held &= ~bit
+    def _release(self, bits: int) -> None:
+        """Take reasons to hold away; when none is left, read again and have the rest decoded in its turn."""
+        if self._held & bits:
+            self._held &= ~bits
             if not self._held:
-                self._transport.resume()
-                if self._decoder is not None and self._decoder.undecoded and not self._busy:
+                assert self._decoder is not None
+                self._read_again()
+                if self._decoder.undecoded:
                     self._transport.schedule()
+
+    def _decode_on(self, bit: int, now: float) -> None:
+        """Take a reason to hold away; when none is left, decode the rest, and only then read again."""
+        self._held &= ~bit
+        self._pump(now)
+        if not self._held:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        # What the peer said meanwhile was not heard: the clocks of keepalive begin anew.
+        self._heard_at = self._transport.now()
+        self._pinged_at = inf
+        self._transport.resume()
 
     # -- sending -------------------------------------------------------------------------------------------
 
@@ -453,7 +470,7 @@ class Connection(Receiver):
         if self._state is not _OPEN and not self._may_send():
             return SendStatus.CLOSED
         transport = self._transport
-        if self._crowded or transport.queued > HIGH_WATER:
+        if self._crowded or transport.queued > self._high_water:
             return self._send_crowded(message, compress, policy)
         assert self._encoder is not None
         frame = self._encoder.message(message, compress)
@@ -461,7 +478,7 @@ class Connection(Receiver):
         self.bytes_sent += len(frame)
         transport.write(frame)
         if transport.blocked:
-            if transport.queued > HIGH_WATER:
+            if transport.queued > self._high_water:
                 self._hold(_BACKPRESSURE)
             return _QUEUED
         return _SENT
@@ -471,7 +488,7 @@ class Connection(Receiver):
         if self._state is not _OPEN and not self._may_send():
             return SendStatus.CLOSED
         transport = self._transport
-        if self._crowded or transport.queued > HIGH_WATER:
+        if self._crowded or transport.queued > self._high_water:
             return self._send_crowded(message, None, policy)
         assert self._encoder is not None
         frame = self._encoder.shared(message)
@@ -479,7 +496,7 @@ class Connection(Receiver):
         self.bytes_sent += len(frame)
         transport.write(frame)
         if transport.blocked:
-            if transport.queued > HIGH_WATER:
+            if transport.queued > self._high_water:
                 self._hold(_BACKPRESSURE)
             return _QUEUED
         return _SENT
@@ -498,10 +515,23 @@ class Connection(Receiver):
     ) -> SendStatus:
         """Send to a peer that is behind, or behind a message that is being written in pieces."""
         transport = self._transport
+        if self._pending_close is not None:
+            return SendStatus.CLOSED
         if not transport.blocked:
             transport.flush()  # it may only look behind because this batch has not been sent yet
-        if self.send_buffer >= self._limits.max_send_buffer and not self._make_room(policy or self._limits.slow_consumer):
-            return SendStatus.CLOSED if self._pending_close is not None or self._state is not _OPEN else SendStatus.DROPPED
+        waiting = self.send_buffer
+        if waiting >= self._limits.max_send_buffer:
+            policy = policy or self._limits.slow_consumer
+            if policy == "close":
+                # Said when the driver proceeds: whoever sends to many must not find the callbacks of one in his way.
+                reason = f"send buffer full: {waiting} bytes waited for the peer to read"
+                self._pending_close = ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason, "us")
+                self._crowded = True
+                self._hold(_CLOSE_ASKED)
+                transport.schedule()
+                return SendStatus.CLOSED
+            if policy == "drop_newest" or not self._drop_oldest():
+                return SendStatus.DROPPED
         if self._writing:
             return self._send_behind(message, compress)
         self._post(message, compress)
@@ -523,16 +553,19 @@ class Connection(Receiver):
 
     def _queue_frame(self, frame: bytes, droppable: bool) -> None:
         transport = self._transport
-        if not self._backlog_size and transport.queued <= HIGH_WATER:
-            transport.write(frame)
-        else:
-            if self._backlog is None:
-                self._backlog = deque()
-            self._backlog.append((frame, droppable))
-            self._backlog_size += len(frame)
-            self._crowded = True
-        if transport.blocked and transport.queued > HIGH_WATER:
-            self._hold(_BACKPRESSURE)
+        if not self._backlog_size:
+            if transport.queued > self._high_water:
+                self._relieve()
+            if transport.queued <= self._high_water:
+                transport.write(frame)
+                if transport.queued > self._high_water:
+                    self._relieve()
+                return
+        if self._backlog is None:
+            self._backlog = deque()
+        self._backlog.append((frame, droppable))
+        self._backlog_size += len(frame)
+        self._crowded = True
 
     def _send_behind(
         self, message: str | bytes | bytearray | memoryview | SharedMessage, compress: bool | None
@@ -556,7 +589,7 @@ class Connection(Receiver):
         if self._may_send():
             for message, compress in behind or ():
                 self._post(message, compress)
-            self._crowded = bool(self._backlog_size)
+            self._crowded = bool(self._backlog_size) or self._pending_close is not None
         self._wake()
 
     def _forget_queued(self) -> None:
@@ -565,42 +598,41 @@ class Connection(Receiver):
         self._backlog_size = self._behind_size = 0
         self._crowded = False
 
-    def _make_room(self, policy: SlowConsumerPolicy) -> bool:
-        """Apply the policy to a full send buffer; whether the new message may be queued."""
-        if policy == "drop_newest":
-            return False
-        if policy == "drop_oldest":
-            return self._drop_oldest()
-        # Nothing compressed follows what is dropped here, so that dropping it corrupts nothing.
-        full = self.send_buffer
-        self._forget_queued()
-        self.close_nowait(CloseCode.TRY_AGAIN_LATER, f"send buffer full: {full} bytes waited for the peer to read")
-        return False
-
     def _drop_oldest(self) -> bool:
-        """Drop whole, unsent messages that no later frame refers to, until there is room."""
-        limit = self._limits.max_send_buffer
-        backlog = self._backlog
-        if not backlog:
+        """Drop whole, unsent messages that no later frame refers to; False, with none dropped, if that is not enough."""
+        excess = self.send_buffer - self._limits.max_send_buffer + 1
+        backlog = self._backlog or deque()
+        behind = self._behind or deque()
+        if excess > self._behind_size + sum(len(frame) for frame, droppable in backlog if droppable):
             return False
-        kept: deque[tuple[bytes, bool]] = deque()
-        while backlog and self.send_buffer >= limit:
+        kept: list[tuple[bytes, bool]] = []
+        while backlog and excess > 0:
             frame, droppable = backlog.popleft()
             if droppable:
+                excess -= len(frame)
                 self._backlog_size -= len(frame)
                 self.messages_sent -= 1
                 self.bytes_sent -= len(frame)
             else:
                 kept.append((frame, droppable))
         backlog.extendleft(reversed(kept))
-        return self.send_buffer < limit
+        while excess > 0:
+            size = _encoded_size(behind.popleft()[0])
+            excess -= size
+            self._behind_size -= size
+        return True
 
     def _refill(self) -> None:
         """Move whole messages from the backlog to the transport while it has room for them."""
-        backlog = self._backlog
         transport = self._transport
-        while backlog and transport.queued <= HIGH_WATER:
-            frame = backlog.popleft()[0]
+        while True:
+            if transport.queued > self._high_water:
+                self._relieve()
+                if transport.queued > self._high_water:
+                    return
+            if not self._backlog:
+                return
+            frame = self._backlog.popleft()[0]
             self._backlog_size -= len(frame)
             transport.write(frame)
 
@@ -609,7 +641,8 @@ class Connection(Receiver):
         transport = self._transport
         if not transport.blocked:
             transport.flush()
-        if transport.queued > HIGH_WATER:
+        # A connection that discards what it reads answers nothing, and looks for the peer's Close.
+        if transport.queued > self._high_water and not self._discarding:
             self._hold(_BACKPRESSURE)
 
     # -- keepalive -----------------------------------------------------------------------------------------
@@ -622,19 +655,23 @@ class Connection(Receiver):
         """
         if self._state is State.CONNECTING:
             self._accept()
-        encoder = self._encoder
-        if encoder is None or self._state is not _OPEN:
+        if self._state is not _OPEN:
             return False
-        self._transport.write(encoder.control(PING, payload))
+        self._send_control(PING, payload)
         return True
+
+    def _send_control(self, opcode: int, payload: bytes) -> None:
+        """Send a control frame; it passes messages that wait, for it may stand between any two frames (§5.4)."""
+        assert self._encoder is not None
+        frame = self._encoder.control(opcode, payload)
+        self.bytes_sent += len(frame)
+        self._transport.write(frame)
 
     def _keep_alive(self, now: float) -> float:
         """Ping a silent peer, fail one that stays silent; return when to look again (RFC 6455 §5.5.2)."""
         limits = self._limits
         if self._held:
-            # We do not read: its pong may be waiting for us. Both clocks stand still.
-            self._heard_at = now
-            self._pinged_at = inf
+            # We do not read: its pong may be waiting for us. Both clocks stand still until we do.
             return now + limits.ping_interval
         if self._pinged_at <= self._heard_at:
             self._pinged_at = inf
@@ -684,13 +721,22 @@ class Connection(Receiver):
             self._settle()
 
     def _end(self, closed: ConnectionClosed, *, fatal: bool = False) -> None:
-        """Keep the first thing that ended the connection, and start the clock of the closing handshake."""
-        if self._closed is None:
+        """Keep the first thing that ended the connection, and start the clock of the closing handshake.
+
+        What is found in the bytes that came before EOF is earlier than EOF, and a close that was asked for earlier
+        than both.
+        """
+        if self._closed is None or (self._closed.by == "network" and not self._reported):
+            if self._pending_close is not None:
+                closed, fatal = self._pending_close, False
             self._closed = closed
             self._fatal = fatal
         if self._close_by is inf:
-            self._close_by = self._transport.now() + self._limits.close_timeout
-            self._transport.wake_at(self._close_by)
+            self._start_close_clock()
+
+    def _start_close_clock(self) -> None:
+        self._close_by = self._transport.now() + self._limits.close_timeout
+        self._transport.wake_at(self._close_by)
 
     def _happen(self, event: Event) -> None:
         """Move to the next state and do what belongs to it."""
@@ -713,18 +759,15 @@ class Connection(Receiver):
         if action & Action.DISCARD and self._state is State.CLOSING:
             # The peer's Close may stand behind anything that was held back.
             self._release(_QUEUE_FULL | _BACKPRESSURE | _TIME_SLICE | _CLOSE_ASKED)
-            if self._decoder is not None and self._decoder.undecoded:
-                self._transport.schedule()
 
     def _send_close(self) -> None:
         closed = self._closed
         assert closed is not None
-        assert self._encoder is not None
         while self._backlog:
             self._transport.write(self._backlog.popleft()[0])
         self._forget_queued()
-        payload = close_payload(closed.code, closed.reason if closed.by == "us" else "")
-        self._transport.write(self._encoder.control(CLOSE, payload))
+        self._send_control(CLOSE, close_payload(closed.code, closed.reason if closed.by == "us" else ""))
+        self._start_close_clock()  # a handler may have taken its time until here; the peer has not
 
     def _settle(self) -> None:
         """Tell the application what has ended, each thing once, and let our Close leave after it was told."""

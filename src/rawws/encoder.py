@@ -7,8 +7,8 @@ are, each with a fresh key. A whole message is one frame. What a broadcast sends
 Rule: everything that can be wrong with what a caller sends is raised before a byte is made: text with a lone
 surrogate, a close code that may not be sent, a control frame over 125 bytes (wsproto sends some of these).
 
-Cost: under half a microsecond for a small message. The compressor is made when it is first needed. This
-module knows no sockets, no trio and no clock.
+Cost: 0.1 µs for a server's message of 32 bytes, 0.9 µs for a client's. The compressor is made when it is first
+needed. This module knows no sockets, no trio and no clock.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SharedMessage:
 
     __slots__ = ("_compressed", "_payload", "first", "plain")
 
-    def __init__(self, message: str | bytes) -> None:
+    def __init__(self, message: str | bytes | bytearray | memoryview) -> None:
         if isinstance(message, str):
             self.first = _FIN | TEXT
             self._payload = message.encode()
@@ -135,7 +135,7 @@ class Encoder:
     Args:
         is_client: mask every frame, each with a fresh key.
         deflate: what the handshake negotiated, or None.
-        options: how we compress; needed with `deflate`.
+        options: how we compress; without it nothing is compressed, whatever was negotiated.
     """
 
     __slots__ = ("_deflate", "_deflater", "_is_client", "_mask_bit", "_options", "_threshold")
@@ -182,7 +182,7 @@ class Encoder:
                 return _TEXT_HEADERS[size] + payload
             first = _FIN | TEXT
         elif isinstance(message, (bytes, bytearray, memoryview)):
-            payload = bytes(message)
+            payload = message if isinstance(message, bytes) else bytes(message)
             size = len(payload)
             if size < 126 and not self._is_client and compress is None and size < self._threshold:
                 return _BINARY_HEADERS[size] + payload

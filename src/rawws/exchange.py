@@ -2,9 +2,11 @@
 
 Rules: a request is answered before the next one is looked at; nothing is read while an answer does not leave;
 a refusal is one short answer and the end of the connection. Every wait has a deadline: `head_timeout` from the
-connection's beginning, and from each answer, to the next complete head; `accept_timeout` belongs to the
-WebSocket that a handshake becomes. It decides nothing itself: the reader knows HTTP, `handshake.py` the
-Upgrade, the site what is where.
+connection's beginning, and from each answer, to the next complete head; the transport's own for a peer that
+takes no byte; `accept_timeout` belongs to the WebSocket that a handshake becomes. It decides nothing itself: the
+reader knows HTTP, `handshake.py` the Upgrade, the site what is where.
+
+Cost: what the reader costs; a timer for each answer. What goes wrong is at most one line in the log.
 """
 
 from __future__ import annotations
@@ -17,17 +19,17 @@ from typing import TYPE_CHECKING, Final, final
 from .deflate import negotiate
 from .errors import HandshakeError
 from .handshake import accept_headers, check_origin, check_upgrade, is_websocket_request
-from .http import RequestReader, Response
+from .http import RequestReader, Response, reason_phrase
 from .protocol import Protocol
 from .transport import HIGH_WATER, Receiver
 from .websocket import Handshake, WebSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from .deflate import DeflateOptions, DeflateParameters
     from .http import Address, Request
-    from .site import Site
+    from .site import Handler, Site
     from .transport import Transport
 
 __all__ = ["Exchange", "Home"]
@@ -44,11 +46,11 @@ class Home:
     __slots__ = ()
 
     def head_complete(self, exchange: Exchange) -> None:
-        """Learn that a connection no longer waits for its first head."""
+        """Learn, at least once, that a connection no longer waits for its first head."""
         raise NotImplementedError
 
-    def welcome(self, ws: WebSocket, app: Protocol | Callable[[WebSocket], Awaitable[object]]) -> None:
-        """Take over a connection that asked for a WebSocket, and let its application answer."""
+    def welcome(self, exchange: Exchange, ws: WebSocket, app: Protocol | Handler) -> None:
+        """Take over what an exchange became, and let its application answer the handshake."""
         raise NotImplementedError
 
     def exchange_gone(self, exchange: Exchange) -> None:
@@ -96,7 +98,7 @@ class _ServerHandshake(Handshake):
         if not 300 <= status <= 599:
             raise ValueError(f"a handshake is refused with a status from 300 to 599, not {status}")
         if isinstance(body, str):
-            response = Response.text(status, body or reason(status), tuple(headers))
+            response = Response.text(status, body or f"{reason_phrase(status).decode('ascii')}.", tuple(headers))
         else:
             response = Response(status, tuple(headers), body)
         return self._reader.respond(response, close=True, date=formatdate(usegmt=True))
@@ -107,77 +109,85 @@ class _ServerHandshake(Handshake):
 
 @final
 class Exchange(Receiver):
-    """The HTTP side of one connection."""
+    """The HTTP side of one connection.
 
-    __slots__ = ("_head_by", "_home", "_paused", "_reader", "_site", "_transport", "client", "is_pending")
+    Attributes:
+        client: the peer's address.
+    """
+
+    __slots__ = ("_head_by", "_home", "_linger", "_over", "_paused", "_reader", "_site", "_transport", "client")
 
     def __init__(self, site: Site, home: Home, transport: Transport, client: Address, *, secure: bool) -> None:
         self._site = site
         self._home = home
         self._transport = transport
-        self._paused = False
         self._reader = RequestReader(site.limits, client, secure)
+        self._over = False  # the last answer has been written, or the connection is a WebSocket, or it has ended
+        self._paused = False
+        self._linger = 0.0  # seconds that the end of the connection may take, once the last answer is leaving
         self.client = client
-        self.is_pending = True
         self._head_by = transport.now() + site.limits.head_timeout
         transport.wake_at(self._head_by)
 
     def refuse(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Answer with a status and end the connection."""
-        self._head_by = inf
-        _log.info("%s refused with %d: %s", describe(self.client), status, message)
-        response = Response.text(status, message, headers)
-        transport = self._transport
-        transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
-        transport.close(transport.now() + _REFUSAL_SECONDS)
+        """Answer with a status and end the connection; when its last answer has been given, do nothing."""
+        if not self._over:
+            _log.info("%s is refused with %d: %s", _name(self.client), status, message)
+            response = Response.text(status, message, headers)
+            self._transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
+            self._finish(_REFUSAL_SECONDS)
 
     def shut_down(self) -> None:
-        """Close because the server is going away."""
-        if self._head_by is not inf:
-            if self._reader.idle:
-                self._head_by = inf
-                self._transport.close(self._transport.now() + _REFUSAL_SECONDS)
-            else:
-                self.refuse(503, "The server is shutting down.")
+        """Close because the server is going away; an answer that is under way may leave first."""
+        if self._reader.idle:
+            self._finish(_REFUSAL_SECONDS)
+        else:
+            self.refuse(503, "The server is shutting down.")
 
     # -- what the driver calls -------------------------------------------------------------------------------
 
     def data(self, data: bytes, now: float) -> None:
         self._reader.feed(data)
-        self._advance(now)
+        if not self._paused:
+            self._advance(now)
 
     def proceed(self, now: float) -> None:
-        self._advance(now)
-
-    def drained(self) -> None:
-        if self._paused:
+        if self._paused and not self._over:
             self._paused = False
             self._transport.resume()
+            self._advance(now)
+
+    def drained(self) -> None:
+        if self._linger:
+            self._transport.close(self._transport.now() + self._linger)
+        elif self._paused:
             self._transport.schedule()
 
     def due(self, now: float) -> float:
-        if now >= self._head_by:
-            if self._reader.idle:
-                self._head_by = inf
-                self._transport.close(now + _REFUSAL_SECONDS)
+        if not self._over and now >= self._head_by:
+            if self._transport.queued:
+                # The last answer is still leaving, and `stalled` watches over that.
+                self._head_by = now + self._site.limits.head_timeout
+            elif self._reader.idle:
+                self._finish(_REFUSAL_SECONDS)
             else:
                 self.refuse(408, "The request did not arrive in time.")
-        return self._head_by
+        return inf if self._over else self._head_by
 
     def stalled(self, seconds: float) -> None:
         self._transport.abort()
 
     def eof(self, error: Exception | None) -> None:
-        self._head_by = inf
+        self._over = True
         self._home.exchange_gone(self)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _advance(self, now: float) -> None:
-        """Answer the requests that have arrived."""
+        """Answer the requests that have arrived, as far as the peer takes the answers and our time goes."""
         reader = self._reader
         transport = self._transport
-        while self._head_by is not inf and not self._paused:
+        while not self._over:
             try:
                 request = reader.next_request()
                 if request is None:
@@ -185,21 +195,31 @@ class Exchange(Receiver):
                 self._home.head_complete(self)
                 if self._upgrade(request):
                     return
-                response = self._site.respond(request)
+                response = self._respond(request)
             except HandshakeError as exc:
                 self.refuse(exc.status, exc.message, exc.headers)
                 return
             transport.write(reader.respond(response, close=self._home.is_closing, date=formatdate(usegmt=True)))
             if not reader.keep_alive:
-                self._head_by = inf
-                transport.close(now + self._site.limits.close_timeout)
+                self._finish(self._site.limits.close_timeout)
                 return
             self._head_by = now + self._site.limits.head_timeout
-            if transport.queued > HIGH_WATER:
-                transport.flush()
-                if transport.blocked:
-                    self._paused = True
-                    transport.pause()
+            if self._is_behind():
+                self._pause()  # `drained` goes on
+                return
+            if reader.buffered and transport.expired():
+                self._pause()
+                transport.schedule()
+                return
+
+    def _respond(self, request: Request) -> Response:
+        try:
+            return self._site.respond(request)
+        except HandshakeError:
+            raise
+        except Exception:
+            _log.exception("%s: the answer to %a raised", _name(self.client), request.path)
+            raise HandshakeError(500, "The server failed to answer.") from None
 
     def _upgrade(self, request: Request) -> bool:
         """Turn the connection into a WebSocket if that is what the request asks for."""
@@ -215,7 +235,7 @@ class Exchange(Receiver):
             raise HandshakeError(503, "The server is shutting down.")
         transport = self._transport
         transport.pause()
-        self._head_by = inf
+        self._over = True
         ws = WebSocket(
             transport,
             site.limits,
@@ -226,22 +246,36 @@ class Exchange(Receiver):
             on_gone=self._home.websocket_gone,
         )
         transport.receiver = ws
-        self._home.welcome(ws, app)
+        self._home.welcome(self, ws, app)
         return True
 
+    def _is_behind(self) -> bool:
+        """Whether more waits for the peer than should, after what can leave has left."""
+        transport = self._transport
+        if transport.queued > HIGH_WATER:
+            transport.flush()
+        return transport.queued > HIGH_WATER
 
-def describe(client: Address) -> str:
+    def _pause(self) -> None:
+        self._paused = True
+        self._transport.pause()
+
+    def _finish(self, linger: float) -> None:
+        """End the connection after what was written; a slow peer may take its time over a long answer."""
+        if self._over:
+            return
+        self._over = True
+        self._home.head_complete(self)
+        if self._is_behind():
+            self._linger = linger
+            self._pause()
+        else:
+            self._transport.close(self._transport.now() + linger)
+
+
+def _name(client: Address) -> str:
     """Return a peer's address for a log line."""
     if isinstance(client, tuple):
-        return f"{client[0]}:{client[1]}"
+        host, port = client
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return ascii(client) if client else "a client"
-
-
-def reason(status: int) -> str:
-    """Return a status in words, as a short sentence."""
-    from http import HTTPStatus
-
-    try:
-        return f"{HTTPStatus(status).phrase}."
-    except ValueError:
-        return "Refused."

@@ -13,7 +13,7 @@ Rules:
 * A large frame is unmasked and checked as it arrives, once; what came before is not copied again.
 * The decoder is pulled, one event at a time, so that whoever pulls decides when to stop.
 
-Cost: about a microsecond for a small frame in the lane, ten through wsproto. An idle decoder holds no buffer
+Cost: 0.8 µs for a text of 32 bytes in the lane, 8 µs through wsproto. An idle decoder holds no buffer
 and no engine. This module knows no sockets, no trio and no clock.
 """
 
@@ -425,7 +425,6 @@ class Decoder:
             self._binary = bytearray()
         else:
             self._text = StringIO()
-            self._tail = b""
         self._resume_lane()
         return None
 
@@ -481,7 +480,8 @@ class Decoder:
         header, size = self._measure(at)
         is_control = self._data[at] & 0x08
         if not header or (is_control and len(self._data) - at < header + size):
-            # Nothing waits inside wsproto; but what can already be seen to be wrong fails now.
+            # Nothing waits inside wsproto, and a ping that comes in pieces may still go through the lane; but what
+            # can already be seen to be wrong fails now.
             self._judge_header(self._data[at:])
             return False
         self._left = header + size

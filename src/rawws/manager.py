@@ -7,7 +7,6 @@ other. Cost of a broadcast: one write a member.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, KeysView
 from typing import TYPE_CHECKING, NamedTuple
 
 from .connection import SendStatus
@@ -15,6 +14,8 @@ from .encoder import SharedMessage
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .errors import ConnectionClosed
     from .limits import SlowConsumerPolicy
 
@@ -37,16 +38,18 @@ class ConnectionManager:
 
     def __init__(self) -> None:
         self._connections: dict[WebSocket, None] = {}
+        self._watched: set[WebSocket] = set()  # who comes and goes often is told to call back once
 
     @property
-    def active_connections(self) -> KeysView[WebSocket]:
-        """The connections, in the order in which they came; a live view."""
-        return self._connections.keys()
+    def active_connections(self) -> tuple[WebSocket, ...]:
+        """The connections, in the order in which they came; a snapshot."""
+        return tuple(self._connections)
 
     def connect(self, ws: WebSocket) -> None:
         """Add a connection, until it ends or `disconnect`; adding it twice is harmless."""
-        if ws not in self._connections:
-            self._connections[ws] = None
+        self._connections[ws] = None
+        if ws not in self._watched:
+            self._watched.add(ws)
             ws.add_close_callback(self._forget)
 
     def disconnect(self, ws: WebSocket) -> None:
@@ -91,4 +94,5 @@ class ConnectionManager:
         return BroadcastResult(sent, queued, dropped)
 
     def _forget(self, ws: WebSocket, closed: ConnectionClosed) -> None:
+        self._watched.discard(ws)
         self.disconnect(ws)

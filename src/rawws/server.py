@@ -4,23 +4,21 @@ Strategy: a `Server` is where connections live. Plain TCP listeners go to the re
 stream to a driver of its own. The drivers outlive a cancellation of `serve` for the moment that it takes to say
 1001; handlers do not. Rules:
 
-* Mistakes and bind errors leave `serve` bare, before a nursery opens.
+* Mistakes and bind errors leave `serve` bare, before a nursery opens; so does the one exception that ends it
+  later, for its nurseries are nobody else's concern.
 * A handler's exception ends its connection, never the server; only BaseExceptions that are no Exception do.
-* Nothing is accepted beyond the limits without an answer; who is refused is told so by 503.
+* Nothing is accepted beyond the limits without an answer, as long as a crowd leaves room for that.
 
-It installs no signal handlers; `run` does.
+Cost: a few dictionary entries a connection. It installs no signal handlers; `run` does.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import signal
 import socket
-import ssl
 import threading
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, final
 
 import trio
@@ -28,20 +26,21 @@ import trio
 from .exchange import Exchange, Home
 from .http import RequestReader, Response
 from .protocol import Protocol
-from .reactor import Reactor, SocketTransport, is_supported
-from .site import Site
+from .reactor import Reactor, is_supported
+from .site import Site, remote_host
 from .stream import StreamTransport
-from .transport import Receiver, Transport
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Sequence
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     from .deflate import DeflateOptions
     from .http import Address
     from .limits import Limits
-    from .site import App, Handler
+    from .site import App, Handler, Page
     from .static_files import StaticFiles
+    from .transport import Receiver, Transport
     from .websocket import WebSocket
 
 __all__ = ["Options", "Server", "open_listeners", "run", "serve", "serve_listeners", "serve_stream"]
@@ -50,6 +49,8 @@ _log = logging.getLogger("rawws")
 
 _BACKLOG: Final = 4096
 """Connections that the kernel keeps for a listener until they are accepted."""
+_SAME_PORT_TRIES: Final = 8
+"""How often a free port is looked for that is free on every address of a name."""
 
 
 class Options(TypedDict, total=False):
@@ -57,6 +58,8 @@ class Options(TypedDict, total=False):
 
     static: StaticFiles | str | os.PathLike[str] | None
     """A folder whose files are served on plain GET; read to memory once. Default: none."""
+    pages: Mapping[str, Page] | None
+    """Further answers to plain GET and HEAD, by path: functions of the request, which must not block."""
     origins: Collection[str] | None
     """Origins whose pages may connect; None (default): the server's own; `"*"`: all."""
     limits: Limits | None
@@ -78,15 +81,17 @@ class Server(Home):
     def __init__(self, site: Site) -> None:
         self._site = site
         self._closing = False
-        self._finished = trio.Event()
         self._idle = trio.Event()
+        self._finished = trio.Event()
+        self._ended = trio.Event()
         self._reactor: Reactor | None = None
         self._handlers: trio.Nursery | None = None
         self._drivers: trio.Nursery | None = None
         self._websockets: set[WebSocket] = set()
-        self._pending: dict[Exchange, None] = {}  # in the order of their arrival
         self._exchanges: set[Exchange] = set()
-        self._by_address: dict[str, int] = {}
+        self._pending: dict[Exchange, None] = {}  # those without a complete head, in the order of their arrival
+        self._leaving: set[Exchange] = set()  # those that a shutdown waits for
+        self._by_host: dict[str, int] = {}
         self._running_handlers = 0
         self.addresses: list[Address] = []
 
@@ -100,43 +105,55 @@ class Server(Home):
     async def shutdown(self) -> None:
         """Close in order: refuse new handshakes with 503, say 1001 to all, wait, then cut what is left.
 
-        Returns when everything is closed, after `shutdown_timeout` at the latest; `serve` returns then too.
-        Further calls wait for the same end. When cancelled, it cuts at once.
+        Returns when every connection is closed and every handler has ended, after `shutdown_timeout` at the
+        latest; `serve` returns then too. Further calls wait for the same end. When cancelled, it cuts at once.
+        A handler that awaits this holds it up; it should start it in a nursery that outlives the handler.
         """
         try:
             if not self._closing:
                 self._closing = True
+                self._leaving = set(self._exchanges)  # who connects from now on is answered, not waited for
+                for exchange in list(self._leaving):
+                    exchange.shut_down()
                 for ws in list(self._websockets):
                     ws.shut_down()
-                for exchange in list(self._exchanges):
-                    exchange.shut_down()
             self._look_idle()
             with trio.move_on_after(self._site.limits.shutdown_timeout):
                 await self._idle.wait()
         finally:
             self._finished.set()
+        await self._ended.wait()
 
     # -- what serves -------------------------------------------------------------------------------------------
 
-    async def run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], None]) -> None:
-        """Serve listeners until `shutdown` has ended or this is cancelled."""
-        async with trio.open_nursery() as handlers:
-            self._handlers = handlers
-            drivers = await handlers.start(self._run_drivers)
+    async def run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], object]) -> None:
+        """Serve listeners, and close them, until `shutdown` has ended or this is cancelled."""
+        try:
+            await _without_group(partial(self._run, listeners, started))
+        finally:
+            self._ended.set()
+            for listener in listeners:
+                await trio.aclose_forcefully(listener)
+
+    async def _run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], object]) -> None:
+        async with trio.open_nursery() as self._handlers:
+            drivers = await self._handlers.start(self._run_drivers)
             try:
                 await self._listen(listeners)
                 started(self)
                 await self._finished.wait()
             finally:
                 await self._cut_all()
-                handlers.cancel_scope.cancel()
+                self._handlers.cancel_scope.cancel()
                 drivers.cancel()
 
     async def run_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one stream until its connection ends."""
-        async with trio.open_nursery() as handlers:
-            self._handlers = handlers
-            drivers = await handlers.start(self._run_drivers)
+        """Serve one stream until its connection and its handler end."""
+        await _without_group(partial(self._run_stream, stream))
+
+    async def _run_stream(self, stream: trio.abc.Stream) -> None:
+        async with trio.open_nursery() as self._handlers:
+            drivers = await self._handlers.start(self._run_drivers)
             try:
                 done = trio.Event()
                 assert self._drivers is not None
@@ -160,19 +177,21 @@ class Server(Home):
         for listener in listeners:
             sock = _socket_of(listener)
             if sock is not None:
-                self.addresses.append(_client_of(sock.getsockname()))
-            if not is_supported() or not isinstance(listener, trio.SocketListener) or sock is None:
-                others.append(listener)
-            elif sock.family not in (socket.AF_INET, socket.AF_INET6):
-                others.append(listener)
-            else:
+                self.addresses.append(_address_of(sock.getsockname()))
+            if (
+                is_supported()
+                and isinstance(listener, trio.SocketListener)
+                and listener.socket.family in (socket.AF_INET, socket.AF_INET6)
+            ):
                 if self._reactor is None:
                     self._reactor = Reactor(stall_timeout=limits.send_timeout)
                     await self._drivers.start(self._reactor.run)
-                copy = socket.fromfd(sock.fileno(), sock.family, sock.type)
-                await listener.aclose()
+                # A duplicate, so that the listener stays what its owner knows it as until the end.
+                copy = socket.fromfd(listener.socket.fileno(), listener.socket.family, listener.socket.type)
                 refusal = RequestReader(limits).respond(Response.text(503, "The server is out of descriptors."))
                 self._reactor.listen(copy, self._greet, refusal)
+            else:
+                others.append(listener)
         if others:
             await self._drivers.start(
                 partial(trio.serve_listeners, handler_nursery=self._drivers), self._serve_stream, others
@@ -180,48 +199,40 @@ class Server(Home):
 
     def _greet(self, transport: Transport, address: object, *, secure: bool = False) -> Receiver:
         """Take a new connection: its HTTP side, which may be all of it."""
-        client = _client_of(address)
+        client = _address_of(address)
         exchange = Exchange(self._site, self, transport, client, secure=secure)
         self._exchanges.add(exchange)
-        host = _countable(client)
+        host = remote_host(client)
         if host is not None:
-            self._by_address[host] = self._by_address.get(host, 0) + 1
+            self._by_host[host] = self._by_host.get(host, 0) + 1
         limits = self._site.limits
-        if len(self._exchanges) + len(self._websockets) > limits.max_connections:
-            if len(self._exchanges) > limits.max_pending_handshakes + limits.max_connections:
-                transport.abort()
+        connections = len(self._exchanges) + len(self._websockets)
+        if connections > limits.max_connections + limits.max_pending_handshakes:
+            transport.abort()  # there are too many to tell each of them
+        elif connections > limits.max_connections:
             exchange.refuse(503, "The server has too many connections.")
-        elif host is not None and self._by_address[host] > limits.max_connections_per_address:
+        elif host is not None and self._by_host[host] > limits.max_connections_per_address:
             exchange.refuse(503, "There are too many connections from this address.")
         else:
             self._pending[exchange] = None
             if len(self._pending) > limits.max_pending_handshakes:
                 oldest = next(iter(self._pending))
-                del self._pending[oldest]
                 oldest.refuse(503, "The server has too many connections that have not asked for anything.")
         return exchange
 
     async def _serve_stream(self, stream: trio.abc.Stream, done: trio.Event | None = None) -> None:
-        """Serve one stream, the TLS handshake included."""
+        """Serve one stream; a TLS handshake happens in its first read, and under the deadline of the first head."""
         try:
-            limits = self._site.limits
-            transport = StreamTransport(stream, stall_timeout=limits.send_timeout)
+            transport = StreamTransport(stream, stall_timeout=self._site.limits.send_timeout)
             sock = _socket_of(stream)
             try:
                 address = sock.getpeername() if sock is not None else None
             except OSError:
                 address = None  # the peer is gone already; reading will say so
-            secure = isinstance(stream, trio.SSLStream)
-            transport.receiver = self._greet(transport, address, secure=secure)
-            if isinstance(stream, trio.SSLStream):
-                with trio.move_on_after(limits.head_timeout) as scope:
-                    try:
-                        await stream.do_handshake()
-                    except (trio.BrokenResourceError, ssl.SSLError):
-                        transport.abort()
-                if scope.cancelled_caught:
-                    transport.abort()
+            transport.receiver = self._greet(transport, address, secure=isinstance(stream, trio.SSLStream))
             await transport.run()
+        except Exception:
+            _log.exception("a stream raised what a Trio stream does not")
         finally:
             if done is not None:
                 done.set()
@@ -248,7 +259,8 @@ class Server(Home):
     def head_complete(self, exchange: Exchange) -> None:
         self._pending.pop(exchange, None)
 
-    def welcome(self, ws: WebSocket, app: Protocol | Handler) -> None:
+    def welcome(self, exchange: Exchange, ws: WebSocket, app: Protocol | Handler) -> None:
+        self._exchanges.discard(exchange)
         self._websockets.add(ws)
         if isinstance(app, Protocol):
             ws.start()
@@ -267,6 +279,7 @@ class Server(Home):
     def exchange_gone(self, exchange: Exchange) -> None:
         self._pending.pop(exchange, None)
         self._exchanges.discard(exchange)
+        self._leaving.discard(exchange)
         self._forget(exchange.client)
 
     def websocket_gone(self, ws: WebSocket) -> None:
@@ -274,17 +287,15 @@ class Server(Home):
         self._forget(ws.request.client)
 
     def _forget(self, client: Address) -> None:
-        host = _countable(client)
+        host = remote_host(client)
         if host is not None:
-            count = self._by_address[host] - 1
-            if count:
-                self._by_address[host] = count
-            else:
-                del self._by_address[host]
+            self._by_host[host] -= 1
+            if not self._by_host[host]:
+                del self._by_host[host]
         self._look_idle()
 
     def _look_idle(self) -> None:
-        if self._closing and not self._websockets and not self._exchanges and not self._running_handlers:
+        if self._closing and not (self._websockets or self._leaving or self._running_handlers):
             self._idle.set()
 
 
@@ -295,13 +306,23 @@ async def open_listeners(
 
     Args:
         host: an address or a name; None binds all interfaces.
-        port: 0 lets the system choose.
+        port: 0 lets the system choose, one port for all addresses of the host if there is such.
         ssl_context: with it the listeners speak TLS.
 
     Raises:
         OSError: an address cannot be bound.
     """
     listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+    for _ in range(_SAME_PORT_TRIES):
+        chosen = [listener.socket.getsockname()[1] for listener in listeners]
+        if len(set(chosen)) == 1:
+            break
+        for listener in listeners:
+            await listener.aclose()
+        try:
+            listeners = await trio.open_tcp_listeners(chosen[0], host=host, backlog=_BACKLOG)
+        except OSError:
+            listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
     if ssl_context is None:
         return list(listeners)
     # Browsers do not wait for close_notify, and neither do we.
@@ -386,30 +407,55 @@ async def _run(
     on_start: Callable[[Server], object] | None,
     options: Options,
 ) -> None:
-    server = Server(Site(app, **options))
-    listeners = await open_listeners(host, port, ssl_context)
-
-    def started(server: Server) -> None:
-        if on_start is not None:
-            on_start(server)
-
+    started = on_start if on_start is not None else _nothing
     if threading.current_thread() is not threading.main_thread():
-        await server.run(listeners, started)
+        server = Server(Site(app, **options))
+        await server.run(await open_listeners(host, port, ssl_context), started)
         return
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, server, nursery.cancel_scope)
-            await server.run(listeners, started)
-            nursery.cancel_scope.cancel()
+        server = Server(Site(app, **options))
+        listeners = await open_listeners(host, port, ssl_context)
+        await _without_group(partial(_serve_and_obey, server, listeners, started, signals))
 
 
-async def _obey(signals: Any, server: Server, everything: trio.CancelScope) -> None:
-    """Shut down on the first signal, cut on the second."""
+async def _serve_and_obey(
+    server: Server,
+    listeners: Sequence[trio.abc.Listener[Any]],
+    started: Callable[[Server], object],
+    signals: AsyncIterator[int],
+) -> None:
     async with trio.open_nursery() as nursery:
-        async for _ in signals:
-            if server.is_closing:
-                everything.cancel()
-            nursery.start_soon(server.shutdown)
+        nursery.start_soon(_obey, server, signals, nursery.cancel_scope)
+        await server.run(listeners, started)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey(server: Server, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
+    """Shut down on the first signal, cut on the second."""
+    await anext(signals)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.shutdown)
+        await anext(signals)
+        everything.cancel()
+
+
+def _nothing(server: Server) -> None:
+    pass
+
+
+async def _without_group(run: Callable[[], Awaitable[None]]) -> None:
+    """Run something whose nurseries are its own affair: one exception that ends it leaves as it is."""
+    try:
+        await run()
+    except BaseExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if isinstance(cause, BaseExceptionGroup):
+            raise
+    else:
+        return
+    raise cause  # out here, where the group does not become its context
 
 
 def _socket_of(resource: object) -> Any:
@@ -419,24 +465,8 @@ def _socket_of(resource: object) -> Any:
     return getattr(resource, "socket", None)
 
 
-def _client_of(address: object) -> Address:
+def _address_of(address: object) -> Address:
     """Return a socket address as `(host, port)`, a Unix socket's as its path, None for one without a name."""
     if isinstance(address, tuple):
         return (str(address[0]), int(address[1]))
     return address if isinstance(address, str) and address else None
-
-
-def _countable(client: Address) -> str | None:
-    """Return the host that connections are counted for; None for loopback and for what has no address."""
-    if not isinstance(client, tuple):
-        return None
-    host = client[0]
-    if host.startswith("127.") or host == "::1":
-        return None
-    try:
-        mapped = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(mapped, ipaddress.IPv6Address) and mapped.ipv4_mapped is not None:
-        return None if mapped.ipv4_mapped.is_loopback else str(mapped.ipv4_mapped)
-    return host

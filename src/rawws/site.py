@@ -1,54 +1,61 @@
-"""What a server serves, and how: applications by path, files, and the settings that hold for all of them.
+"""What a server serves, and how: applications by path, files, pages, and the settings that hold for all of them.
 
 A site is made once, checked then, and never changes; so a mistake in it is an exception where it was made, not
-an answer to somebody's request. It knows no sockets and no connections.
+an answer to somebody's request. It knows no sockets and no connections. Cost: a look-up or two a request.
 """
 
 from __future__ import annotations
 
-import os
+import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from .deflate import DeflateOptions
 from .errors import HandshakeError
 from .handshake import WEBSOCKET_VERSION, canonical_origin
-from .http import Response
+from .http import Request, Response
 from .limits import Limits
 from .protocol import Protocol
 from .static_files import StaticFiles
 
 if TYPE_CHECKING:
-    from .http import Request
+    import os
+
+    from .http import Address
     from .websocket import WebSocket
 
-__all__ = ["App", "Handler", "Site"]
+__all__ = ["App", "Handler", "Page", "Site", "health", "remote_host"]
 
 Handler: TypeAlias = "Callable[[WebSocket], Awaitable[object]]"
 """An async function that is run, in a task of its own, for each connection."""
 App: TypeAlias = "Handler | Protocol | Mapping[str, Handler | Protocol]"
 """An async function, a `Protocol` instance, or a mapping of paths to either."""
+Page: TypeAlias = Callable[[Request], Response]
+"""What answers a GET or HEAD; called by the driver, so it must not block."""
 
-_UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", WEBSOCKET_VERSION))
+_UPGRADE_HEADERS: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", WEBSOCKET_VERSION))
+_NOTHING: Final = Response.text(404, "There is nothing here.")
+_HEALTHY: Final = Response.text(200, "ok", (("Cache-Control", "no-store"),))
 
 
 @final
 class Site:
-    """Applications, files and settings; see `rawws.serve` for the arguments.
+    """Applications, files, pages and settings; see `rawws.serve` for the arguments.
 
     Raises:
-        TypeError: an application is none.
-        ValueError: a path without a leading slash, an origin that is none.
+        TypeError: an application or a page is none.
+        ValueError: a path that no request can have, an origin that is none.
         OSError: the static folder cannot be read.
     """
 
-    __slots__ = ("_app", "_apps", "_static", "compression", "fast_lane", "limits", "origins")
+    __slots__ = ("_app", "_apps", "_pages", "_static", "compression", "fast_lane", "limits", "origins")
 
     def __init__(
         self,
         app: App,
         *,
         static: StaticFiles | str | os.PathLike[str] | None = None,
+        pages: Mapping[str, Page] | None = None,
         origins: Collection[str] | None = None,
         limits: Limits | None = None,
         compression: DeflateOptions | bool = True,
@@ -57,20 +64,16 @@ class Site:
         self._app: Handler | Protocol | None = None
         self._apps: dict[str, Handler | Protocol] = {}
         if isinstance(app, Mapping):
-            for path, one in app.items():
-                if not path.startswith("/"):
-                    raise ValueError(f"a path begins with a slash, {path!r} does not")
-                self._apps[path] = _checked(one)
+            self._apps = {_checked_path(path): _checked_app(one) for path, one in app.items()}
         else:
-            self._app = _checked(app)
+            self._app = _checked_app(app)
+        self._pages: dict[str, Page] = {}
+        for path, page in (pages or {}).items():
+            if not callable(page):
+                raise TypeError(f"a page is a function of the request, not {page!r}")
+            self._pages[_checked_path(path)] = page
         self._static = static if static is None or isinstance(static, StaticFiles) else StaticFiles.load(static)
-        if origins is not None and origins != "*":
-            if isinstance(origins, str):
-                raise ValueError("origins is a collection of origins, the string '*' or None")
-            for origin in origins:
-                if origin != "*":
-                    canonical_origin(origin)
-        self.origins = origins
+        self.origins = _checked_origins(origins)
         self.limits = limits if limits is not None else Limits()
         if isinstance(compression, DeflateOptions):
             self.compression: DeflateOptions | None = compression
@@ -80,26 +83,60 @@ class Site:
 
     def find_app(self, path: str) -> Handler | Protocol | None:
         """Return the application at a path, or None."""
-        return self._app or self._apps.get(path)
+        return self._app if self._app is not None else self._apps.get(path)
 
     def respond(self, request: Request) -> Response:
-        """Answer a request that asks for no WebSocket.
+        """Answer a request that asks for no WebSocket: a page, a file, the hint that here is a WebSocket, 404.
 
         Raises:
-            HandshakeError: 404, 405 or 426.
+            HandshakeError: 405; and what a page raises.
         """
+        page = self._pages.get(request.path)
+        if page is not None:
+            if request.method not in ("GET", "HEAD"):
+                raise HandshakeError(405, "Only GET and HEAD are allowed here.", (("Allow", "GET, HEAD"),))
+            return page(request)
         if self._static is not None:
             response = self._static.respond(request)
             if response is not None:
                 return response
-        if self.find_app(request.path) is not None:
-            if request.method != "GET":
-                raise HandshakeError(405, "Only GET is allowed here.", (("Allow", "GET"),))
-            return Response.text(426, "This is a WebSocket; ask for an Upgrade.", _UPGRADE_HEADERS)
-        return Response.text(404, "There is nothing here.")
+        if self.find_app(request.path) is None:
+            return _NOTHING
+        if request.method != "GET":
+            raise HandshakeError(405, "Only GET is allowed here.", (("Allow", "GET"),))
+        return Response.text(426, "This is a WebSocket; ask for an Upgrade.", _UPGRADE_HEADERS)
 
 
-def _checked(app: object) -> Handler | Protocol:
+def health(request: Request) -> Response:
+    """Tell peers on this machine, and nobody else, that the server lives; a `Page`."""
+    return _HEALTHY if remote_host(request.client) is None else _NOTHING
+
+
+def remote_host(client: Address) -> str | None:
+    """Return the host of a peer on another machine; None for loopback and for a peer without a network address.
+
+    An IPv4 address that is mapped into IPv6 comes as IPv4 (RFC 4291 §2.5.5.2).
+    """
+    if not isinstance(client, tuple):
+        return None
+    host = client[0]
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+        host = str(address)
+    return None if address.is_loopback else host
+
+
+def _checked_path(path: str) -> str:
+    if not path.startswith("/") or "?" in path or "#" in path:
+        raise ValueError(f"a path begins with a slash and has neither ? nor #, unlike {path!r}")
+    return path
+
+
+def _checked_app(app: object) -> Handler | Protocol:
     if isinstance(app, Protocol):
         return app
     if isinstance(app, type) and issubclass(app, Protocol):
@@ -107,3 +144,14 @@ def _checked(app: object) -> Handler | Protocol:
     if not callable(app):
         raise TypeError(f"an application is an async function or a Protocol instance, not {app!r}")
     return app
+
+
+def _checked_origins(origins: Collection[str] | None) -> Collection[str] | None:
+    if origins is None or origins == "*":
+        return origins
+    if isinstance(origins, str):
+        raise ValueError("origins is a collection of origins, the string '*' or None")
+    listed = frozenset(origins)
+    for origin in listed - {"*"}:
+        canonical_origin(origin)
+    return listed

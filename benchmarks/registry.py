@@ -1,0 +1,205 @@
+"""The peers: which servers there are, how each is started, what it needs and what it cannot do.
+
+This module is data and a few look-ups. A peer is one small program of `benchmarks.peers` (or the compiled
+floor) in one style. Nothing here runs a peer's code; a missing one is skipped by name with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from benchmarks import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from benchmarks.cases import Case
+
+__all__ = ["PEERS", "REFERENCE", "Peer", "distributions", "select_peers", "variant"]
+
+REFERENCE = "rawws"
+"""The peer that ratios are taken to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One server to measure."""
+
+    name: str
+    label: str
+    program: str
+    """A module of `benchmarks.peers`, or the name of a C program beside this file."""
+    style: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    """What must be importable."""
+    distributions: tuple[str, ...] = ()
+    """Whose versions belong to the result."""
+    default: bool = True
+    """Measured when no peers are named."""
+    compiled: bool = False
+    """The program is C."""
+    has_deflate: bool = True
+    keepalive: Literal["own", "recipe", "none"] = "own"
+    """Whether it sends pings: by itself, by a recipe of its documentation, or not at all."""
+    may_drop_close: bool = False
+    """It is known to leave some Close frames unanswered; a remark counts them."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, port: int, mode: str, *, deflate: bool, ping_interval: float) -> list[str]:
+        """Return the command that starts this server."""
+        arguments = [str(port), mode, "1" if deflate else "0", str(ping_interval), *self.style]
+        if self.compiled:
+            return [str(build.program(self.program)), *arguments]
+        return [sys.executable, "-m", f"benchmarks.peers.{self.program}", *arguments]
+
+    def missing(self) -> str:
+        """Return why this peer cannot run here, or an empty string."""
+        if self.compiled:
+            return build.missing()
+        absent = [module for module in self.modules if not _importable(module)]
+        return f"not installed: {', '.join(absent)}" if absent else ""
+
+    def unsupported(self, case: Case) -> str:
+        """Return why this peer has no row in a case, or an empty string."""
+        return "no permessage-deflate" if case.payload.deflated and not self.has_deflate else ""
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+PEERS: tuple[Peer, ...] = (
+    Peer(
+        name="rawws",
+        label="rawws, Protocol",
+        program="rawws_server",
+        modules=("rawws", "rawws.server"),
+        distributions=("rawws", "trio", "wsproto", "h11"),
+    ),
+    Peer(
+        name="rawws-task",
+        label="rawws, async handler",
+        program="rawws_server",
+        style=("task",),
+        modules=("rawws", "rawws.server"),
+        distributions=("rawws", "trio", "wsproto", "h11"),
+    ),
+    Peer(
+        name="rawws-no-lane",
+        label="rawws, Protocol, fast lane off",
+        program="rawws_server",
+        style=("no-lane",),
+        modules=("rawws", "rawws.server"),
+        distributions=("rawws", "trio", "wsproto", "h11"),
+        default=False,
+    ),
+    Peer(
+        name="floor",
+        label="C epoll loop (the floor)",
+        program="floor",
+        compiled=True,
+        has_deflate=False,
+        keepalive="none",
+    ),
+    Peer(
+        name="picows",
+        label="picows on uvloop",
+        program="picows_server",
+        modules=("picows", "uvloop"),
+        distributions=("picows", "aiofastnet", "uvloop"),
+        has_deflate=False,
+    ),
+    Peer(
+        name="aiohttp",
+        label="aiohttp on uvloop",
+        program="aiohttp_server",
+        modules=("aiohttp", "uvloop"),
+        distributions=("aiohttp", "uvloop"),
+    ),
+    Peer(
+        name="websockets",
+        label="websockets on asyncio, uvloop",
+        program="websockets_asyncio_server",
+        modules=("websockets", "uvloop"),
+        distributions=("websockets", "uvloop"),
+    ),
+    Peer(
+        name="websockets-trio",
+        label="websockets on trio",
+        program="websockets_trio_server",
+        modules=("websockets.trio", "trio"),
+        distributions=("websockets", "trio"),
+        may_drop_close=True,  # 17.4 loses it now and then when the client's Close follows the 101 at once
+    ),
+    Peer(
+        name="uvicorn",
+        label="uvicorn with wsproto, uvloop",
+        program="uvicorn_server",
+        modules=("uvicorn", "wsproto", "uvloop", "httptools"),
+        distributions=("uvicorn", "wsproto", "uvloop", "httptools"),
+    ),
+    Peer(
+        name="hypercorn",
+        label="Hypercorn, trio worker",
+        program="hypercorn_server",
+        modules=("hypercorn", "trio"),
+        distributions=("hypercorn", "wsproto", "trio"),
+    ),
+    Peer(
+        name="trio-websocket",
+        label="trio-websocket",
+        program="trio_websocket_server",
+        modules=("trio_websocket", "trio"),
+        distributions=("trio-websocket", "wsproto", "trio"),
+        has_deflate=False,
+        keepalive="recipe",
+    ),
+)
+
+
+def select_peers(names: Sequence[str] | None, compiled: str | None = None) -> tuple[Peer, ...]:
+    """Return the named peers in the table's order, or the default ones.
+
+    With `compiled`, a folder that holds a compiled build of the package rawws, the same rawws peers come a
+    second time under the names `rawws-compiled` and so on, imported from there.
+
+    Raises:
+        ValueError: a name is not in the table.
+    """
+    known = {peer.name for peer in PEERS}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"no peer is called {name!r}; there are {', '.join(peer.name for peer in PEERS)}")
+    chosen = [peer for peer in PEERS if (peer.default if names is None else peer.name in names)]
+    if compiled is not None:
+        chosen += [variant(peer, "compiled", compiled) for peer in chosen if peer.program == "rawws_server"]
+    return tuple(chosen)
+
+
+def variant(peer: Peer, word: str, path: str) -> Peer:
+    """Return a rawws peer that imports rawws from another folder: `rawws-task` becomes `rawws-WORD-task`."""
+    return dataclasses.replace(
+        peer,
+        name=peer.name.replace("rawws", f"rawws-{word}", 1),
+        label=peer.label.replace("rawws", f"rawws {word}", 1),
+        environment={"PYTHONPATH": path},
+    )
+
+
+def distributions(peers: Iterable[Peer]) -> dict[str, str]:
+    """Return the installed version of everything that the peers are made of."""
+    versions = {}
+    for name in sorted({name for peer in peers for name in peer.distributions}):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

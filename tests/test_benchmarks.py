@@ -1,0 +1,559 @@
+"""The benchmark suite itself: its statistics, its tables of cases, peers and targets, its reports, and that its
+load generator serves a right server and refuses a wrong one.
+
+Nothing here measures anything; the runs against the C floor last a fraction of a second and need a compiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+import zlib
+from base64 import b64encode
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from benchmarks import build, payloads
+from benchmarks.cases import CASES, Payload, select_cases
+from benchmarks.processes import BenchmarkError, Cores, generate
+from benchmarks.registry import PEERS, REFERENCE, Peer, select_peers, variant
+from benchmarks.results import Outcome, Results, median_ratio, spread
+from benchmarks.runner import Plan, files_for, measure, run
+from benchmarks.targets import TARGETS, Target, check_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from benchmarks.cases import Case
+
+ECHO = next(case for case in CASES if case.name == "echo")
+LATENCY = next(case for case in CASES if case.name == "latency")
+FLOOR = next(peer for peer in PEERS if peer.name == "floor")
+RAWWS, PICOWS = (next(peer for peer in PEERS if peer.name == name) for name in ("rawws", "picows"))
+QUICK = Plan(seconds=0.1, warmup=0.02, repeat=1)
+MACHINE = {"cpu": "a CPU", "kernel": "Linux 6", "python": "CPython 3.11.0", "date": "2026-01-02T03:04:05"}
+
+needs_compiler = pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "-")
+
+
+def results_of(case: Case, **rates: list[float | None]) -> Results:
+    """Results with one figure a round for each peer; None stands for a round without one."""
+    results = Results(MACHINE, REFERENCE)
+    for name, values in rates.items():
+        peer = next(peer for peer in PEERS if peer.name == name.replace("_", "-"))
+        row = results.row(case, peer)
+        for value in values:
+            figures = {} if value is None else dict.fromkeys((metric.key for metric in case.metrics), value)
+            row.outcomes.append(Outcome(figures, client_cpu=0.5, server_cpu=1.0))
+    return results
+
+
+class TestStatistics:
+    def test_spread_has_median_least_and_greatest(self) -> None:
+        found = spread([3.0, 1.0, 2.0, 10.0])
+        assert (found.median, found.low, found.high) == (2.5, 1.0, 10.0)
+
+    def test_ratio_is_the_median_of_ratios_within_rounds(self) -> None:
+        # The ratio of the medians would be 20 / 20.
+        assert median_ratio([10, 20, 60], [20, 10, 30]) == 2.0
+
+    def test_ratio_leaves_out_rounds_without_both_figures(self) -> None:
+        assert median_ratio([10, None, 30], [10, 20, None]) == 1.0
+        assert median_ratio([10], [0.0]) is None
+        assert median_ratio([], []) is None
+
+    def test_row_above_ninety_percent_of_the_generators_core_is_client_bound(self) -> None:
+        results = results_of(ECHO, rawws=[1.0])
+        row = results.row(ECHO, RAWWS)
+        assert not row.client_bound
+        row.outcomes[:] = [Outcome({"rate": 1.0}, client_cpu=0.91)]
+        assert row.client_bound
+
+    def test_row_with_an_error_has_no_ratio_and_is_named(self) -> None:
+        results = results_of(ECHO, rawws=[10.0], picows=[20.0])
+        assert results.ratio(ECHO, ECHO.metrics[0], "picows") == 2.0
+        results.row(ECHO, PICOWS).outcomes.append(Outcome(error="wrong opcode"))
+        assert results.ratio(ECHO, ECHO.metrics[0], "picows") is None
+        assert results.errors == ["echo, picows: wrong opcode"]
+
+    def test_json_keeps_every_measurement(self) -> None:
+        data = json.loads(json.dumps(results_of(ECHO, rawws=[10.0, 30.0], picows=[20.0, 40.0]).to_json()))
+        (case,) = data["cases"]
+        figures = {row["peer"]: row["figures"]["rate"] for row in case["rows"]}
+        assert figures["rawws"]["runs"] == [10.0, 30.0]
+        assert figures["picows"] == {
+            "median": 30.0,
+            "min": 20.0,
+            "max": 40.0,
+            "ratio": pytest.approx((20 / 10 + 40 / 30) / 2),
+            "runs": [20.0, 40.0],
+        }
+
+
+class TestTables:
+    def test_names_are_unique(self) -> None:
+        assert len({case.name for case in CASES}) == len(CASES)
+        assert len({peer.name for peer in PEERS}) == len(PEERS)
+
+    def test_patterns_select_cases_in_the_order_of_the_table(self) -> None:
+        assert [case.name for case in select_cases(["echo"])] == ["echo"]
+        assert [case.name for case in select_cases(["start", "echo-1*"])] == ["echo-1", "echo-1000", "start"]
+        assert select_cases([]) == CASES
+
+    def test_unknown_names_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="no case is called 'ecko'"):
+            select_cases(["ecko"])
+        with pytest.raises(ValueError, match="no peer is called 'rawss'"):
+            select_peers(["rawss"])
+
+    def test_peers_without_deflate_have_no_row_in_its_case(self) -> None:
+        deflate = next(case for case in CASES if case.payload.deflated)
+        assert PICOWS.unsupported(deflate) == "no permessage-deflate"
+        assert not RAWWS.unsupported(deflate)
+        assert not PICOWS.unsupported(ECHO)
+
+    def test_missing_peer_says_which_module_it_lacks(self) -> None:
+        assert replace(PICOWS, modules=("json", "no_such_module")).missing() == "not installed: no_such_module"
+        assert replace(PICOWS, modules=("json",)).missing() == ""
+
+    def test_every_program_is_there(self) -> None:
+        folder = build.ROOT / "benchmarks"
+        for peer in PEERS:
+            source = folder / f"{peer.program}.c" if peer.compiled else folder / "peers" / f"{peer.program}.py"
+            assert source.is_file()
+
+    def test_compiled_build_comes_beside_the_same_peers(self) -> None:
+        names = [peer.name for peer in select_peers(["rawws", "rawws-task", "picows"], compiled="there")]
+        assert names == ["rawws", "rawws-task", "picows", "rawws-compiled", "rawws-compiled-task"]
+        assert variant(RAWWS, "compiled", "there").environment == {"PYTHONPATH": "there"}
+
+    def test_every_target_names_a_case_a_metric_and_peers(self) -> None:
+        cases = {case.name: {metric.key for metric in case.metrics} for case in CASES}
+        peers = {peer.name for peer in select_peers(None, compiled="there")}
+        for target in TARGETS:
+            assert target.metric in cases[target.case]
+            assert {target.subject, *target.against} <= peers
+
+
+class TestTargets:
+    def test_ratio_is_taken_of_the_subject_to_the_best_peer(self) -> None:
+        results = results_of(ECHO, rawws=[90.0], picows=[100.0], aiohttp=[50.0])
+        found = {(target.subject, target.against): value for target, value in check_targets(results)}
+        assert found["rawws", ("picows",)] == 0.9
+        assert found["rawws", ("aiohttp",)] == 1.8
+        assert not any(subject == "rawws-task" for subject, _ in found)
+
+    def test_the_best_of_several_is_the_highest_rate(self) -> None:
+        case = next(case for case in CASES if case.name == "binary-64k")
+        results = results_of(case, rawws=[90.0], picows=[100.0], aiohttp=[50.0])
+        assert [value for target, value in check_targets(results)] == [0.9]
+
+    def test_amounts_are_judged_without_a_peer(self) -> None:
+        case = next(case for case in CASES if case.name == "memory-10k")
+        ((target, value),) = check_targets(results_of(case, rawws=[2000.0]))
+        assert value == 2000.0
+        assert target.met(value)
+        assert not target.met(2049)
+
+    def test_bounds_read_as_words(self) -> None:
+        assert Target(case="echo", subject="rawws", against=("picows",), bound=0.85).text == "≥ 0.85 x picows"
+        assert Target(case="echo", subject="rawws", bound=2048, at_most=True).text == "≤ 2048"
+
+
+class TestPayloads:
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+    def test_messages_have_the_size_and_number_of_the_case(self, case: Case) -> None:
+        messages = payloads.make_messages(case.payload)
+        assert len(messages) == case.payload.count
+        assert {len(message) for message in messages} == {case.payload.size}
+        assert len(set(messages)) == len(messages)
+        assert messages == payloads.make_messages(case.payload)
+
+    def test_json_messages_are_json(self) -> None:
+        for message in payloads.make_messages(Payload(kind="json", size=4096)):
+            assert json.loads(message)["type"] == "quotes"
+
+    def test_compressed_messages_can_be_sent_round_and_round(self) -> None:
+        payload = Payload(kind="json", size=4096, count=4, deflated=True)
+        wire = payloads.wire_messages(payload)
+        inflater = zlib.decompressobj(wbits=-12)
+        for number in range(10):
+            text = inflater.decompress(wire[number % 4] + b"\x00\x00\xff\xff")
+            assert text == payloads.make_messages(payload)[number % 4]
+
+    def test_compressed_replies_with_other_content_are_refused(self) -> None:
+        payload = Payload(kind="json", size=1024, count=4, deflated=True)
+        messages, wire = payloads.make_messages(payload), payloads.wire_messages(payload)
+        payloads.check_deflated_replies(wire, messages)
+        with pytest.raises(ValueError, match="no compressed reply"):
+            payloads.check_deflated_replies([], messages)
+        with pytest.raises(ValueError, match="reply 1 has other content"):
+            payloads.check_deflated_replies(wire, [messages[0], messages[0]])
+        with pytest.raises(ValueError, match="reply 0 does not inflate"):
+            payloads.check_deflated_replies([b"\xff\xff"], messages)
+
+    def test_records_come_back_and_a_torn_one_is_left_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "records"
+        payloads.write_records(path, [b"", b"one", b"two"])
+        assert payloads.read_records(path) == [b"", b"one", b"two"]
+        path.write_bytes(path.read_bytes()[:-1])
+        assert payloads.read_records(path) == [b"", b"one"]
+
+    def test_keys_are_answered_as_rfc_6455_says(self) -> None:
+        for line in payloads.key_lines(3).splitlines():
+            key, accept = line.split()
+            digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
+            assert accept == b64encode(digest).decode()
+
+
+class TestReport:
+    def render(self, results: Results) -> str:
+        console_module = pytest.importorskip("rich.console")
+        from benchmarks.report import print_results
+
+        text = io.StringIO()
+        print_results(console_module.Console(file=text, width=150), results)
+        return text.getvalue()
+
+    def test_table_has_the_best_first_with_ratio_and_remarks(self) -> None:
+        results = results_of(ECHO, rawws=[1000.0, 3000.0], picows=[4000.0, 6000.0])
+        results.row(ECHO, PICOWS).outcomes[0] = Outcome({"rate": 4000.0}, client_cpu=0.99)
+        results.row(ECHO, PICOWS).outcomes[1] = Outcome({"rate": 6000.0}, client_cpu=0.95)
+        results.row(ECHO, FLOOR).skipped = "not today"
+        results.absent["aiohttp"] = "not installed: aiohttp"
+        text = self.render(results)
+        assert text.index("picows on uvloop") < text.index("rawws, Protocol")
+        assert re.search(r"picows on uvloop +5 000 +4 000 to 6 000 +3\.00 .*client-bound", text)
+        assert "not today" in text
+        assert "skipped aiohttp: not installed: aiohttp" in text
+        assert re.search(r"≥ 0\.85 x picows +0\.38 +missed", text)
+
+    def test_case_with_several_figures_has_a_table_for_each(self) -> None:
+        text = self.render(results_of(LATENCY, rawws=[100.0]))
+        assert [title in text for title in ("p50, µs", "p99, µs", "p99.9, µs")] == [True] * 3
+
+    def test_figures_are_written_with_three_digits(self) -> None:
+        pytest.importorskip("rich")
+        from benchmarks.report import figure, time_text
+
+        assert [figure(value) for value in (1069000, 44.12, 0.8734)] == ["1 069 000", "44.1", "0.87"]
+        assert time_text(125.4) == "2:05"
+
+    def test_chart_says_case_and_unit_and_is_the_same_twice(self, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        from benchmarks.chart import draw_bars
+
+        data = results_of(ECHO, rawws=[1000.0], picows=[2000.0]).to_json()
+        assert draw_bars(data, tmp_path / "a.svg") == 1
+        assert draw_bars(data, tmp_path / "b.svg") == 1
+        text = (tmp_path / "a.svg").read_text()
+        assert "Echo, 32 B text, 64 connections" in text
+        assert "msg/s" in text
+        assert text == (tmp_path / "b.svg").read_text()
+        assert draw_bars(data, tmp_path / "c.svg", ["start"]) == 0
+
+    def test_panels_put_the_best_on_top_whichever_way_is_better(self) -> None:
+        from benchmarks.chart import panels
+
+        start = next(case for case in CASES if case.name == "start")
+        fastest = [
+            panels(results_of(case, rawws=[1.0], picows=[2.0]).to_json())[0]["bars"][0]["peer"]
+            for case in (ECHO, start)
+        ]
+        assert fastest == ["picows", "rawws"]
+
+
+class Silent:
+    """A watcher that keeps the order of what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+
+    def before(self, case: Case, peer: Peer, round_number: int) -> None:
+        self.seen.append((case.name, peer.name, round_number))
+
+    def after(self, case: Case, peer: Peer, outcome: Outcome) -> None:
+        pass
+
+
+class TestRun:
+    def test_peers_take_turns_and_a_failed_one_is_not_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = []
+
+        def pretend(case: Case, peer: Peer, plan: Plan, files: object) -> Outcome:
+            tried.append(peer.name)
+            return Outcome(error="stuck") if peer is PICOWS else Outcome({"rate": float(len(tried))})
+
+        monkeypatch.setattr("benchmarks.runner.measure", pretend)
+        watcher = Silent()
+        results = run([ECHO], [RAWWS, PICOWS, FLOOR], replace(QUICK, repeat=2), Results(MACHINE, REFERENCE), watcher)
+        assert tried == ["rawws", "picows", "floor", "rawws", "floor"]
+        assert [name for _, name, _ in watcher.seen] == ["rawws", "picows", "floor"] * 2
+        assert results.row(ECHO, RAWWS).values(ECHO.metrics[0]) == [1.0, 4.0]
+        assert results.row(ECHO, PICOWS).error == "stuck"
+
+    def test_server_that_ends_at_once_is_an_error_with_its_last_words(self) -> None:
+        broken = replace(PICOWS, program="no_such_server")
+        with files_for(ECHO) as files:
+            outcome = measure(ECHO, broken, QUICK, files)
+        assert "the server ended with status 1" in outcome.error
+        assert "no_such_server" in outcome.error
+
+
+@needs_compiler
+class TestLoadGeneratorAgainstTheFloor:
+    @pytest.mark.parametrize(
+        ("name", "changes"),
+        [
+            ("echo", {"connections": 4}),
+            ("pipelined", {"connections": 4}),
+            ("binary-64k", {"connections": 2}),
+            ("binary-1m", {"connections": 2}),
+            ("broadcast", {"connections": 8, "settle": 0.02}),
+            ("handshakes", {"connections": 4}),
+            ("latency", {"connections": 4}),
+        ],
+    )
+    def test_case_yields_its_figures(self, name: str, changes: dict[str, Any]) -> None:
+        case = replace(next(case for case in CASES if case.name == name), **changes)
+        with files_for(case) as files:
+            outcome = measure(case, FLOOR, QUICK, files)
+        assert outcome.error == ""
+        assert set(outcome.values) == {metric.key for metric in case.metrics}
+        assert all(value > 0 for value in outcome.values.values())
+        assert outcome.client_cpu is not None
+        assert outcome.server_cpu is not None
+
+    def test_memory_is_read_after_two_rounds_of_pings(self) -> None:
+        case = replace(next(case for case in CASES if case.name == "memory-1k"), connections=20)
+        with files_for(case) as files:
+            outcome = measure(case, FLOOR, QUICK, files)
+        assert outcome.error == ""
+        assert outcome.notes == ("keepalive off, the client pings",)
+
+    def test_start_is_timed(self) -> None:
+        case = next(case for case in CASES if case.name == "start")
+        with files_for(case) as files:
+            outcome = measure(case, FLOOR, QUICK, files)
+        assert outcome.error == ""
+        assert outcome.values["ms"] > 0
+
+
+def _serve(listener: socket.socket, answer: Callable[[bytes], bytes]) -> None:
+    """Answer the Upgrade of one connection, then each batch of its frames with `answer`."""
+    connection, _ = listener.accept()
+    with connection, contextlib.suppress(OSError):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(4096)
+        found = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
+        assert found is not None
+        digest = hashlib.sha1(found[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+        connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + b64encode(digest) + b"\r\n\r\n"
+        )
+        while data := connection.recv(4096):
+            connection.sendall(answer(data))
+
+
+@contextlib.contextmanager
+def wrong_server(answer: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Run a server that answers frames with `answer`; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_serve, args=(listener, answer))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join(10)
+
+
+@needs_compiler
+class TestLoadGeneratorRefusesWrongReplies:
+    @pytest.mark.parametrize(
+        ("answer", "complaint"),
+        [
+            # FIN and binary instead of FIN and text
+            (b"\x82\x20" + bytes(32), "first byte of a reply is 0x82, not 0x81"),
+            # RSV1 although nothing was negotiated
+            (b"\xc1\x20" + bytes(32), "first byte of a reply is 0xc1, not 0x81"),
+            # text without FIN
+            (b"\x01\x20" + bytes(32), "first byte of a reply is 0x01, not 0x81"),
+            # 31 bytes instead of 32
+            (b"\x81\x1f" + bytes(31), "a reply of 31 bytes, not 32"),
+            # the right header, other content
+            (b"\x81\x20" + bytes(32), "other content than its message"),
+            # a masked frame from a server
+            (b"\x81\xa0" + bytes(36), "a masked frame from the server"),
+            # Close, 1011
+            (b"\x88\x02\x03\xf3", "the server closed connection 0 with 1011"),
+        ],
+        ids=["opcode", "rsv1", "fin", "length", "content", "mask", "close"],
+    )
+    def test_reply_is_an_error(self, answer: bytes, complaint: str) -> None:
+        with (
+            files_for(ECHO) as files,
+            wrong_server(lambda data: answer) as port,
+            pytest.raises(BenchmarkError, match=re.escape(complaint)),
+        ):
+            generate(
+                "echo", port, None, 10,
+                connections=1, seconds=0.2, warmup=0, payloads=files.payloads, keys=files.keys,
+            )  # fmt: skip
+
+    def test_refused_upgrade_is_an_error(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener, files_for(ECHO) as files:
+
+            def refuse() -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+
+            thread = threading.Thread(target=refuse)
+            thread.start()
+            with pytest.raises(BenchmarkError, match=r"the handshake was answered with: HTTP/1\.1 503"):
+                generate(
+                    "echo", listener.getsockname()[1], None, 10,
+                    connections=1, seconds=0.2, payloads=files.payloads, keys=files.keys,
+                )  # fmt: skip
+            thread.join(10)
+
+
+@needs_compiler
+class TestBuild:
+    def test_program_is_built_once_and_again_when_its_source_is_newer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(build, "BUILD", tmp_path)
+        program = build.program("floor")
+        first = program.stat().st_mtime_ns
+        assert build.program("floor").stat().st_mtime_ns == first
+        source = (build.ROOT / "benchmarks" / "floor.c").stat().st_mtime_ns
+        os.utime(program, ns=(source - 1, source - 1))
+        assert build.program("floor").stat().st_mtime_ns > source
+
+    def test_sources_compile_without_warnings(self, tmp_path: Path) -> None:
+        for name in ("load", "floor"):
+            source = build.ROOT / "benchmarks" / f"{name}.c"
+            done = subprocess.run(
+                [
+                    os.environ.get("CC", "cc"),
+                    "-O2",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                    "-o",
+                    str(tmp_path / name),
+                    str(source),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+class TestCodec:
+    def test_wrong_result_ends_the_measurement(self) -> None:
+        from benchmarks.codec import measure_case
+        from benchmarks.codec_subjects import Work
+
+        with pytest.raises(ValueError, match="nobody returns a wrong result"):
+            measure_case([Work("nobody", lambda: 1, lambda got: got == 2)], 0.001, 1)
+
+    @pytest.mark.parametrize("operation", ["decode", "encode", "unmask", "inflate", "deflate", "handshake"])
+    def test_everybody_does_the_same_work(self, operation: str) -> None:
+        pytest.importorskip("websockets.speedups")
+        from benchmarks.codec import CASES as CODEC_CASES
+        from benchmarks.codec import measure_case
+        from benchmarks.codec_subjects import subjects
+
+        for case in CODEC_CASES:
+            if case.operation == operation and case.payload.size <= 4096:
+                timings = measure_case(subjects(operation, case.payload), 0.0001, 1)
+                assert timings[0].subject == "rawws"
+                assert all(value for timing in timings for value in timing.microseconds)
+
+
+class TestGrowth:
+    def test_points_carry_what_the_axis_says(self) -> None:
+        pytest.importorskip("rich")
+        from benchmarks.growth import PLOTS, plot_cases, plot_data
+
+        room = next(plot for plot in PLOTS if plot.name == "room")
+        cases = plot_cases(room)
+        assert [case.connections for case in cases] == list(room.sizes)
+        results = Results(MACHINE, REFERENCE)
+        for case in cases[:2]:
+            results.row(case, RAWWS).outcomes.append(Outcome({"rate": 10_000.0}))
+        # 10 and 100 deliveries at 10 000 a second take 1 and 10 ms.
+        assert plot_data(results, [room])["plots"][0]["series"] == {RAWWS.label: [[10, 1.0], [100, 10.0]]}
+
+    def test_at_most_64_connections_are_busy(self) -> None:
+        pytest.importorskip("rich")
+        from benchmarks.growth import PLOTS, plot_cases
+
+        connections = next(plot for plot in PLOTS if plot.name == "connections")
+        assert [case.active for case in plot_cases(connections)] == [1, 10, 64, 64, 64]
+
+    def test_plots_are_drawn(self, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        from benchmarks.chart import draw_lines
+
+        plot = {"name": "room", "title": "Time", "unit": "ms", "axis": "room", "log": True}
+        data = {"machine": MACHINE, "plots": [{**plot, "series": {"rawws": [[10, 1.0], [100, 9.0]]}}]}
+        assert draw_lines(data, tmp_path / "growth.svg") == 1
+        assert "Time" in (tmp_path / "growth.svg").read_text()
+        assert draw_lines({"machine": MACHINE, "plots": [{**plot, "series": {}}]}, tmp_path / "none.svg") == 0
+
+
+class TestCompare:
+    def test_revision_is_unpacked_and_an_unknown_one_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("rich")
+        from benchmarks.compare import unpack
+
+        repository = tmp_path / "repository"
+        (repository / "src" / "rawws").mkdir(parents=True)
+        (repository / "src" / "rawws" / "__init__.py").write_text("old = True\n")
+        git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+        for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "old"]):
+            subprocess.run([*git, *arguments], check=True, capture_output=True)
+        monkeypatch.setattr(build, "ROOT", repository)
+        folder = tmp_path / "there"
+        folder.mkdir()
+        assert re.fullmatch("[0-9a-f]{7,}", unpack("HEAD", folder))
+        assert (folder / "src" / "rawws" / "__init__.py").read_text() == "old = True\n"
+        with pytest.raises(ValueError, match="git does not know the revision 'nowhere'"):
+            unpack("nowhere", folder)
+
+    def test_table_has_the_ratio_of_tree_to_revision(self) -> None:
+        console_module = pytest.importorskip("rich.console")
+        from benchmarks.compare import comparison_table
+
+        tree, old = variant(RAWWS, "tree", "here"), variant(RAWWS, "abc1234", "there")
+        results = Results(MACHINE, old.name)
+        for peer, rate in ((tree, 1100.0), (old, 1000.0)):
+            results.row(ECHO, peer).outcomes.append(Outcome({"rate": rate}))
+        text = io.StringIO()
+        console_module.Console(file=text, width=150).print(comparison_table(results, [(tree, old)]))
+        assert re.search(r"rawws-tree +1 000 +1 100 +1\.100", text.getvalue())
+
+
+def test_cores_are_two_different_ones_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert Cores.choose() == Cores(3, 5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3}, raising=False)
+    assert Cores.choose() == Cores(3, 3)
