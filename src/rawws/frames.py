@@ -7,9 +7,10 @@ Rules:
   `FrameProtocol._process_close` of wsproto 1.3's `frame_protocol`. `wsproto.Connection` builds its own
   FrameProtocol and so leaves no seam for a bounded inflater and for failing once.
 * A fast lane stands in front of it: a final, unfragmented, uncompressed, correctly masked data frame at a
-  message boundary, and a whole ping or pong, are decoded here. Everything else (fragments, compressed frames,
-  closes, anything illegal) goes to wsproto, cut by its header: wsproto never holds more than the frame it is
-  working on. The differential test holds both to the same messages, codes and bytes.
+  message boundary, and a whole ping or pong, are decoded here; of a whole Close frame wsproto judges the payload.
+  Everything else (fragments, compressed frames, anything illegal) goes to wsproto, cut by its header: wsproto
+  never holds more than the frame it is working on. The differential test holds both to the same messages, codes
+  and bytes.
 * A large frame is unmasked and checked as it arrives, once; what came before is not copied again.
 * The decoder is pulled, one event at a time, so that whoever pulls decides when to stop.
 
@@ -65,6 +66,8 @@ _OVER: Final = -1
 """Bytes to come, after the last frame that there may be."""
 _NO_RSV: Final = RsvBits(False, False, False)
 _ONLY_RSV1: Final = RsvBits(True, False, False)
+_LARGE_PIECE: Final = 4096
+"""Bytes from which on a piece of a message is kept as it came."""
 MAX_CONTROL_PAYLOAD: Final = 125
 """Bytes of a control frame's payload (RFC 6455 §5.5)."""
 _CODES_WSPROTO_REFUSES: Final = (CloseCode.BAD_GATEWAY,)
@@ -212,6 +215,10 @@ class _Engine(FrameProtocol):
         return known._replace(payload=(code, known.payload[1]))
 
 
+_JUDGE: Final = _Engine(False, [])
+"""For Close frames, which `_process_close` judges without touching its engine."""
+
+
 @final
 class Decoder:
     """Bytes in, messages and control frames out.
@@ -272,7 +279,7 @@ class Decoder:
         self._key = b""
         # Of the message that has begun and not ended: whether a frame of it did, and what came of it.
         self._in_message = False
-        self._binary: bytearray | None = None
+        self._binary: list[bytes | bytearray] | None = None
         self._text: StringIO | None = None
         self._tail = b""
         self._engine: _Engine | None = None
@@ -297,6 +304,10 @@ class Decoder:
         self._at = 0
         self._left = _OVER
         self._binary = self._text = None
+        if self._engine is not None:
+            # Its generator refers to it: closing that lets both go now, not when the garbage is collected.
+            self._engine._parse_more.close()
+            self._engine = None
 
     def next(self) -> str | bytes | Control | None:
         """Decode one message or control frame; None when more bytes are needed.
@@ -345,12 +356,14 @@ class Decoder:
                                 return payload.decode()
                             except UnicodeDecodeError:
                                 raise self._bad_text() from None
-                        if first == 0x89 or first == 0x8A:  # a whole ping or pong, also within a message
+                        if 0x88 <= first <= 0x8A:  # a whole control frame, also within a message
                             self._consume(stop)
                             payload = data[start:stop]
                             if self._mask_bit:
                                 payload = apply_mask(payload, data[at + 2 : start])
-                            return Control(first & 0x0F, payload)
+                            if first != 0x88:
+                                return Control(first & 0x0F, payload)
+                            return self._judge_close(payload)
                 if is_message and length < 128:
                     header, payload_size = self._measure(at)
                     if header and _is_minimal(length, payload_size):
@@ -369,8 +382,8 @@ class Decoder:
             self._text = StringIO()
             return piece
         if self._binary is not None:
-            chunk = bytes(self._binary)
-            self._binary = bytearray()
+            chunk = b"".join(self._binary)
+            self._binary = []
             return chunk
         return None
 
@@ -422,7 +435,7 @@ class Decoder:
         self._slow = False
         self._key = key
         if first == 0x82:
-            self._binary = bytearray()
+            self._binary = []
         else:
             self._text = StringIO()
         self._resume_lane()
@@ -450,7 +463,7 @@ class Decoder:
             piece = apply_mask(piece, self._key)
             self._key = rotate(self._key, stop - at)
         if self._binary is not None:
-            self._binary += piece
+            _append(self._binary, piece)
         else:
             if self._tail:
                 piece = self._tail + piece
@@ -469,7 +482,7 @@ class Decoder:
             self._text = None
         else:
             assert self._binary is not None
-            message = bytes(self._binary)
+            message = b"".join(self._binary)
             self._binary = None
         return message
 
@@ -534,8 +547,8 @@ class Decoder:
             self._text.write(payload)
         else:
             if self._binary is None:
-                self._binary = bytearray()
-            self._binary += payload
+                self._binary = []
+            _append(self._binary, payload)
 
     def _new_rules(self) -> _Rules:
         return _Rules(self._max_size, self._max_fragments, self._deflate, self._is_client)
@@ -549,6 +562,16 @@ class Decoder:
             judge.parse_header()
         except ParseFailed as exc:
             raise self._failure(exc, rules) from None
+
+    def _judge_close(self, payload: bytes) -> Control:
+        """Let wsproto judge a whole Close frame, without an engine: it keeps nothing for it."""
+        try:
+            frame = _JUDGE._process_close(Frame(Opcode.CLOSE, payload, True, True))
+        except ParseFailed as exc:
+            raise self._failure(exc, None) from None
+        self.discard()
+        assert isinstance(frame.payload, tuple)
+        return Control(CLOSE, b"", int(frame.payload[0]), frame.payload[1])
 
     # -- failures ------------------------------------------------------------------------------------------
 
@@ -568,6 +591,16 @@ class Decoder:
         if exc.code is CloseReason.INVALID_FRAME_PAYLOAD_DATA:
             return self._bad_text()
         return self._fail(int(exc.code), str(exc))
+
+
+def _append(pieces: list[bytes | bytearray], piece: bytes) -> None:
+    """Add to what has arrived of a message; small pieces share one buffer, so that each does not cost an object."""
+    if len(piece) >= _LARGE_PIECE:
+        pieces.append(piece)
+    elif pieces and isinstance(pieces[-1], bytearray):
+        pieces[-1] += piece
+    else:
+        pieces.append(bytearray(piece))
 
 
 def _is_minimal(short: int, size: int) -> bool:
