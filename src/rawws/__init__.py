@@ -1,10 +1,12 @@
 """rawws: the WebSocket server for Trio.
 
-async def echo(ws: rawws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
+A server is this long:
 
-rawws.run(echo, "127.0.0.1", 8000)
+    async def echo(ws: rawws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    rawws.run(echo, "127.0.0.1", 8000)
 """
 
 from ._version import __version__

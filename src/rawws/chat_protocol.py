@@ -450,9 +450,7 @@ def encode_history(room: str, kind: Literal["recent", "missed", "older"], messag
     )
 
 
-def encode_members(
-    room: str, id: int, time: int, name: str, wanted: str, members: Sequence[str], count: int
-) -> str:
+def encode_members(room: str, id: int, time: int, name: str, wanted: str, members: Sequence[str], count: int) -> str:
     """Encode who is in a room; `name` is what the reader is called in it, `wanted` what it asked for."""
     message: dict[str, object] = {"type": "presence", "event": "members", "room": room, "id": id, "time": time}
     message["name"] = name

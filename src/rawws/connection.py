@@ -7,8 +7,10 @@ from the transport. `WebSocket` adds what an application holds. Rules:
 * Decoding is pulled and stops for a reason, each a bit of `_held`: the receive queue is full, the peer does not
   read what we send, our time slice is over, a close was asked for, or the connection has ended.
 * Output is kept in two places: at most `HIGH_WATER` bytes (and one frame) in the transport, and behind them
-  whole messages in `_backlog`, so that a policy can drop messages and never parts of them.
-* Whatever the application is told is told by `_settle`, when no callback runs; so callbacks never nest.
+  whole messages in `_backlog`, so that a policy can drop messages and never parts of them. What waits in
+  `_backlog` waits for `drained`, so nothing is put there unless the transport is blocked.
+* Whatever the application is told of the end is told by `_settle`, when no callback of this connection runs, so
+  callbacks never nest; and a slow consumer is told from the driver, so those of many do not either.
 
 Cost: a message costs one pull, one delivery and one write. This module knows no sockets, no trio and no clock.
 """
@@ -117,8 +119,13 @@ TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
     (_S4, Event.EOF): (_S5, _N),
     (_S4, Event.TIMEOUT): (_S5, _CUT),
     (_S4, Event.CUT): (_S5, _CUT),
-    **{(_S5, event): (_S5, _N) for event in Event},
-    (_S5, Event.CUT): (_S5, Action.ABORT),  # the Close frames are exchanged, the TCP connection may still be there
+    (_S5, Event.ACCEPT): (_S5, _N),
+    (_S5, Event.LOCAL_CLOSE): (_S5, _D),
+    (_S5, Event.PEER_CLOSE): (_S5, _S),  # like FAILURE, found in what had arrived before EOF
+    (_S5, Event.FAILURE): (_S5, _S),
+    (_S5, Event.EOF): (_S5, _N),
+    (_S5, Event.TIMEOUT): (_S5, _N),
+    (_S5, Event.CUT): (_S5, Action.ABORT),  # the TCP connection may still be waiting for the peer's FIN
 }
 """Every state and event: the next state, and what is done on the way."""
 
@@ -599,7 +606,7 @@ class Connection(Receiver):
         self._crowded = False
 
     def _drop_oldest(self) -> bool:
-        """Drop whole, unsent messages that no later frame refers to; False, with none dropped, if that is not enough."""
+        """Drop whole, unsent messages that no later frame refers to, or none and False where that is not enough."""
         excess = self.send_buffer - self._limits.max_send_buffer + 1
         backlog = self._backlog or deque()
         behind = self._behind or deque()
@@ -700,6 +707,8 @@ class Connection(Receiver):
             ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
         """
         close_payload(code, reason)
+        if self._state is State.CLOSED:
+            self._happen(Event.LOCAL_CLOSE)
         if self._state is State.CLOSING or self._state is State.CLOSED or self._pending_close is not None:
             return
         self._pending_close = ConnectionClosed(code, reason, "us")
@@ -715,10 +724,10 @@ class Connection(Receiver):
 
     def _cut(self, code: int, reason: str) -> None:
         """End the connection without a closing handshake."""
-        self._end(ConnectionClosed(code, reason, "us"), fatal=True)
+        if self._state is not State.CLOSED:
+            self._end(ConnectionClosed(code, reason, "us"), fatal=True)
         self._happen(Event.CUT)
-        if not self._busy:
-            self._settle()
+        self._settle()
 
     def _end(self, closed: ConnectionClosed, *, fatal: bool = False) -> None:
         """Keep the first thing that ended the connection, and start the clock of the closing handshake.
@@ -743,8 +752,8 @@ class Connection(Receiver):
         self._state, action = TRANSITIONS[self._state, event]
         if action & Action.STOP_READING:
             self._hold(_ENDED)
-            if self._decoder is not None:
-                self._decoder.discard()
+            assert self._decoder is not None
+            self._decoder.discard()
         if action & Action.DISCARD:
             self._discarding = True
             if self._queue:
@@ -777,19 +786,19 @@ class Connection(Receiver):
         pending = self._pending_close
         if pending is not None or state is State.PEER_CLOSED or state is State.FAILED:
             self._pending_close = None
-            if state is _OPEN or state is State.PEER_CLOSED or state is State.FAILED:
-                asked = pending is not None
-                if pending is not None:
-                    self._end(pending)
+            leaves = pending is not None
+            if pending is not None:
+                self._end(pending)
+            if state is not State.CLOSED and state is not State.CONNECTING:
                 assert self._closed is not None
                 self._busy = True
                 try:
-                    leaves = self._say_closing(self._closed)
+                    leaves = self._say_closing(self._closed) or leaves
                 finally:
                     self._busy = False
                 self._pending_close = None
-                if leaves or asked:
-                    self._happen(Event.LOCAL_CLOSE)
+            if leaves:
+                self._happen(Event.LOCAL_CLOSE)
         if self._state is State.CLOSED and not self._reported and not self._undelivered:
             self._reported = True
             assert self._closed is not None

@@ -137,12 +137,14 @@ class Exchange(Receiver):
             self._transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
             self._finish(_REFUSAL_SECONDS)
 
-    def shut_down(self) -> None:
-        """Close because the server is going away; an answer that is under way may leave first."""
+    def shut_down(self) -> bool:
+        """Close because the server is going away; whether that should be waited for, as an answer is leaving."""
         if self._reader.idle:
+            leaving = self._transport.queued > 0
             self._finish(_REFUSAL_SECONDS)
-        else:
-            self.refuse(503, "The server is shutting down.")
+            return leaving
+        self.refuse(503, "The server is shutting down.")
+        return True
 
     # -- what the driver calls -------------------------------------------------------------------------------
 

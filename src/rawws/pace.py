@@ -7,10 +7,12 @@ does not keep the other tasks waiting.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task
+
+if TYPE_CHECKING:
+    import trio
 
 __all__ = ["CALLS_WITHOUT_BLOCKING", "breathe"]
 
@@ -38,7 +40,7 @@ async def breathe() -> None:
         _streak.task = task
         _streak.calls = 1
     elif _streak.calls >= CALLS_WITHOUT_BLOCKING:
-        _streak.calls = 0
+        _streak.calls = 1
         await checkpoint()
         return
     else:

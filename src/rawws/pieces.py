@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from .connection import State
 from .errors import CloseCode
 from .pace import breathe
 
@@ -52,18 +51,18 @@ class MessageChunks:
         if self._ended:
             raise StopAsyncIteration
         ws = self._ws
-        with ws._receiving_alone() as queue:
+        queue = ws._begin_receiving()
+        ws._streaming = True
+        try:
             while not queue:
                 piece = ws._decoder.take_partial() if ws._decoder is not None else None
                 if piece:
                     self._began = True
                     return piece
                 ws._raise_at_end()
-                ws._streaming = True
-                try:
-                    await ws._park()
-                finally:
-                    ws._streaming = False
+                await ws._park()
+        finally:
+            ws._receiving = ws._streaming = False
         self._ended = True
         rest = ws._take()
         if self._began and not rest:
@@ -79,12 +78,13 @@ class MessageWriter:
     be completed: the connection is closed with 1011.
     """
 
-    __slots__ = ("_begun", "_compress", "_text", "_ws")
+    __slots__ = ("_begun", "_compress", "_entered", "_text", "_ws")
 
     def __init__(self, ws: WebSocket, text: bool, compress: bool) -> None:
         self._ws = ws
         self._text = text
         self._compress = compress
+        self._entered = False
         self._begun = False
 
     async def __aenter__(self) -> MessageWriter:
@@ -102,7 +102,8 @@ class MessageWriter:
         except BaseException:
             ws._writer_lock.release()
             raise
-        ws._writing = ws._crowded = True
+        ws._writing = ws._crowded = self._entered = True
+        self._begun = False
         return self
 
     async def write(self, piece: str | bytes | bytearray | memoryview) -> None:
@@ -110,13 +111,17 @@ class MessageWriter:
 
         Raises:
             ConnectionClosed: the connection takes no more messages.
+            RuntimeError: outside of the `async with` block.
             TypeError: bytes in a text message, or text in a binary one.
             ValueError: text with a lone surrogate.
         """
         await breathe()
-        if isinstance(piece, str) is not self._text:
+        if not self._entered:
+            raise RuntimeError("a message is written inside of `async with`")
+        if isinstance(piece, str) is not self._text or not isinstance(piece, (str, bytes, bytearray, memoryview)):
             raise TypeError("a text message is written in str, a binary one in bytes")
-        await self._write(piece.encode() if isinstance(piece, str) else bytes(piece), ends=False)
+        if piece:  # an empty frame says nothing, and peers may count it against us
+            await self._write(piece.encode() if isinstance(piece, str) else bytes(piece), ends=False)
 
     async def _write(self, piece: bytes, *, ends: bool) -> None:
         ws = self._ws
@@ -135,13 +140,13 @@ class MessageWriter:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ws = self._ws
-        complete = False
+        self._entered = False
         try:
             if exc is None:
                 await self._write(b"", ends=True)
-            complete = exc is None or not self._begun
+                self._begun = False
         finally:
-            if not complete and ws._state is not State.CONNECTING:
+            if self._begun:
                 ws.close_nowait(CloseCode.INTERNAL_ERROR, "a message could not be completed")
             ws._release_behind()
             assert ws._writer_lock is not None

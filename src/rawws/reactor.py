@@ -7,9 +7,10 @@ each found by experiment:
 * Sockets are closed at the end of a batch, and events of connections that ended in it are skipped: the kernel
   gives a descriptor's number away at once. A list of events is never held across a checkpoint.
 * A paused socket is not in the set at all; with an empty mask it would report HUP and ERR for ever.
-* What a receiver learns of the end of its stream it learns from the loop, never from inside its own write.
-* Deadlines expire only after a pass that left nothing unread, so that a process that was stopped for a while
-  does not blame its peers; a second task sleeps until the earliest one.
+* What a receiver learns of the end of its stream it learns from the loop, never from inside its own write,
+  and after everything that the peer had sent: a reset leaves that readable.
+* Deadlines expire only after a pass that read from everyone who had sent something, so that a process that was
+  stopped for a while does not blame its peers; a second task sleeps until the earliest one.
 * The loop runs with KeyboardInterrupt held back; what calls an application's code lets it through again.
 
 Cost: about three system calls a batch and two a message. It does not know what the bytes mean.
@@ -18,13 +19,15 @@ Cost: about three system calls a batch and two a message. It does not know what 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
 import struct
 import sys
 from collections import deque
-from heapq import heappop, heappush
+from contextlib import ExitStack, suppress
+from heapq import heapify, heappop, heappush
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, NoReturn, final
@@ -49,14 +52,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Reactor", "SocketTransport", "is_supported"]
 
+_log = logging.getLogger("rawws")
+
 _BATCH_EVENTS: Final = 256
 """Events that one pass takes from the kernel."""
 _BATCH_SECONDS: Final = 0.005
 """Time after which a batch lets Trio's other tasks run."""
+_OVERDUE_SECONDS: Final = 1.0
+"""How late deadlines may get before a pass ignores the two bounds above to be sure that it reads from everyone."""
 _SLICE_SECONDS: Final = 0.001
 """Time after which one connection lets others have their turn."""
-_OVERDUE_SECONDS: Final = 1.0
-"""How late deadlines may get before a pass ignores `_BATCH_SECONDS` to be sure that it has read everything."""
+_LAST_READS: Final = 128
+"""Reads at most of what a peer had sent before the connection broke: 8 MiB, more than a kernel keeps by default."""
+_STALE_TIMERS: Final = 64
+"""Timers of connections that are gone from which on it is worth looking for them."""
 _ACCEPTS: Final = 64
 """Connections that one listener accepts in a batch."""
 _REST_SECONDS: Final = 0.1
@@ -84,10 +93,12 @@ class SocketTransport(Transport):
     __slots__ = (
         "_changed",
         "_close_by",
+        "_closing",
         "_corked",
         "_dead",
         "_dirty",
         "_due",
+        "_error",
         "_fd",
         "_mask",
         "_out",
@@ -95,6 +106,7 @@ class SocketTransport(Transport):
         "_peer_done",
         "_progress_at",
         "_reactor",
+        "_reset",
         "_scheduled",
         "_sock",
     )
@@ -105,14 +117,17 @@ class SocketTransport(Transport):
         self._sock = sock
         self._fd = sock.fileno()
         self._mask = 0
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._corked = False
         self._dirty = False
         self._changed = False
         self._paused = False
         self._scheduled = False
         self._dead = False
+        self._error: Exception | None = None
+        self._reset = False
         self._peer_done = False
+        self._closing = False
         self._close_by = inf
         self._due = inf
         self._progress_at = 0.0
@@ -124,6 +139,8 @@ class SocketTransport(Transport):
 
     def expired(self) -> bool:
         reactor = self._reactor
+        if reactor.is_closed:
+            return False  # nobody would call `proceed`
         clock = perf_counter()
         if reactor.slice_began == 0.0:
             reactor.slice_began = clock
@@ -131,9 +148,9 @@ class SocketTransport(Transport):
         return clock - reactor.slice_began > _SLICE_SECONDS
 
     def write(self, data: bytes, more: bool = False) -> None:
-        out = self._out
         if self._dead:
             return
+        out = self._out
         if not out and not more and not self._corked and not self._reactor.in_batch:
             try:
                 sent = self._sock.send(data)
@@ -142,12 +159,10 @@ class SocketTransport(Transport):
             except OSError as exc:
                 self._lose(exc)
                 return
-            if sent == len(data):
-                return
-            data = data[sent:]
-            self.queued = len(data)
-            out.append(data)
-            self._block()
+            if sent < len(data):
+                out.append(memoryview(data)[sent:])
+                self.queued = len(data) - sent
+                self._block()
             return
         out.append(data)
         self.queued += len(data)
@@ -157,9 +172,9 @@ class SocketTransport(Transport):
 
     def flush(self) -> None:
         out = self._out
-        if not out or self.blocked or self._dead:
+        if not out or self.blocked:
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
+        data = out[0] if len(out) == 1 else self._gather()
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -167,19 +182,22 @@ class SocketTransport(Transport):
         except OSError as exc:
             self._lose(exc)
             return
-        out.clear()
-        if sent == len(data):
-            self.queued = 0
-            if self._close_by is not inf:
+        self.queued -= sent
+        if not self.queued:
+            out.clear()
+            if self._closing:
                 self._send_fin()
-            return
-        out.append(data[sent:])
-        self.queued = len(data) - sent
-        self._block()
+        elif sent < len(data):
+            out[0] = memoryview(data)[sent:]
+            self._block()
+        else:
+            del out[0]
+            self.flush()
 
     def pause(self) -> None:
-        self._paused = True
-        self._change()
+        if not self._closing:
+            self._paused = True
+            self._change()
 
     def resume(self) -> None:
         self._paused = False
@@ -196,19 +214,23 @@ class SocketTransport(Transport):
             self._reactor.wake_at(when, self)
 
     def close(self, by: float) -> None:
-        if self._close_by is inf and not self._dead:
+        if not self._closing and not self._dead:
+            self._closing = True
             self._close_by = by
             self.wake_at(by)
-            if not self._out:
+            if self._out:
+                self.resume()  # a peer that waits for us to read would never read what is queued
+            else:
                 self._send_fin()
 
     def abort(self) -> None:
         if not self._dead:
-            try:
-                # Nobody waits for what the kernel still holds: let it be freed now, not when it gives up.
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            except OSError:
-                pass  # the socket is beyond that already
+            if self.blocked:
+                # The peer does not take what the kernel holds for it: let that be freed now, with a reset, and not
+                # when the kernel gives up. To a peer that keeps up, what the kernel took is still delivered.
+                self._reset = True
+                with suppress(OSError):  # the socket is beyond that already
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._lose(None)
 
     # -- what the reactor calls --------------------------------------------------------------------------------
@@ -217,33 +239,29 @@ class SocketTransport(Transport):
         """Serve a readiness event."""
         if self._dead:
             return
-        if not self._paused:
-            if events & ~_OUT:
-                try:
-                    data = self._sock.recv(READ_SIZE)
-                except BlockingIOError:
-                    pass
-                except OSError as exc:
-                    self._lose(exc)
-                    return
-                else:
-                    if self._close_by is not inf:
-                        if not data:
-                            self._lose(None)
-                            return
-                    elif data:
-                        self._reactor.slice_began = 0.0
-                        self._corked = True
-                        self.receiver.data(data, now)
-                        self._corked = False
-                        if self._out:
-                            self.flush()
-                    else:
-                        self._end_of_input()
-        elif events & _FAILED and not self._mask & _IN:
-            # Nothing more can be sent; what was read before is still the receiver's.
-            self._lose(ConnectionResetError(errno.ECONNRESET, "the peer is gone"))
-            return
+        if self._paused:
+            if events & _FAILED and not self._mask & _IN:
+                # Nothing more can be sent; what was received before is still the receiver's.
+                self._lose(ConnectionResetError(errno.ECONNRESET, "the peer is gone"))
+                return
+        elif events & ~_OUT:
+            try:
+                data = self._sock.recv(READ_SIZE)
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                self._lose(exc)
+                return
+            else:
+                if not data:
+                    self._end_of_input()
+                elif not self._closing:
+                    self._reactor.slice_began = 0.0
+                    self._corked = True
+                    self.receiver.data(data, now)
+                    self._corked = False
+                    if self._out:
+                        self.flush()
         if events & _OUT and self.blocked:
             self._unblock(now)
 
@@ -261,7 +279,6 @@ class SocketTransport(Transport):
         """Let deadlines that have passed take effect."""
         if self._dead:
             return
-        self._due = inf
         if now >= self._close_by:
             self.abort()
             return
@@ -285,24 +302,40 @@ class SocketTransport(Transport):
         if mask == self._mask:
             return
         epoll = self._reactor.epoll
-        if not mask:
-            epoll.unregister(self._fd)
-        elif not self._mask:
-            epoll.register(self._fd, mask)
+        try:
+            if not mask:
+                epoll.unregister(self._fd)
+            elif not self._mask:
+                epoll.register(self._fd, mask)
+            else:
+                epoll.modify(self._fd, mask)
+        except OSError as exc:
+            self._lose(exc)  # the kernel has no memory, or no more watches for this user
         else:
-            epoll.modify(self._fd, mask)
-        self._mask = mask
+            self._mask = mask
 
-    def tell_end(self, error: Exception | None) -> None:
-        """Tell the receiver that the stream is over; the last thing that it hears."""
-        self.receiver.eof(error)
+    def fail(self) -> None:
+        """Cut a connection whose receiver raised what it should not have: a mistake of ours, not of the others."""
+        _log.exception("a mistake in rawws: the connection is cut")
+        self.abort()
 
-    def release(self) -> None:
-        """Close the socket."""
-        if self._mask:
-            self._mask = 0
-            self._reactor.epoll.unregister(self._fd)
-        self._sock.close()
+    def end(self, now: float) -> None:
+        """Tell the receiver that the stream is over, the last thing that it hears of it, and close the socket."""
+        try:
+            if self._error is not None and not self._closing:
+                self._read_rest(now)
+            self.receiver.eof(self._error)
+        except Exception:
+            self.fail()
+        finally:
+            if self._mask:
+                self._mask = 0
+                self._reactor.epoll.unregister(self._fd)
+            if not self._reset:
+                with suppress(OSError):  # it is not connected any more
+                    # A child process may have a copy of the descriptor, and closing ours would end nothing.
+                    self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -319,33 +352,45 @@ class SocketTransport(Transport):
         self._change()
 
     def _unblock(self, now: float) -> None:
-        before = self.queued
+        before = self.queued, self._progress_at
         self.blocked = False
         self.flush()
-        if self._dead:
-            return
-        if self.queued < before:
-            self._progress_at = now
-        if self.queued <= LOW_WATER and self._close_by is inf:
+        if self.blocked and self.queued == before[0]:
+            self._progress_at = before[1]
+        while self.queued <= LOW_WATER and not self._closing and not self._dead:
             self._corked = True
             self.receiver.drained()
             self._corked = False
-            self.flush()
+            if self.blocked or not self._out:
+                break
+            self.flush()  # and if all of it leaves, there may be more where it came from
         if not self.blocked:
             self._change()
             if self._peer_done:
                 self._lose(None)
 
+    def _gather(self) -> bytes | memoryview:
+        """Return what to send next: the first piece, or all of them where the first one is short."""
+        out = self._out
+        if len(out[0]) < READ_SIZE:
+            out[:] = [b"".join(out)]
+        return out[0]
+
     def _end_of_input(self) -> None:
         """The peer has sent FIN; what is queued to it may still be wanted."""
+        self.flush()
         if self._out:
             self._peer_done = True
-            self.pause()
+            self._paused = True
+            self._change()
         else:
             self._lose(None)
 
     def _send_fin(self) -> None:
         """Nothing more will be sent: say so, and discard until the peer says so too."""
+        if self._peer_done:
+            self._lose(None)
+            return
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -353,13 +398,25 @@ class SocketTransport(Transport):
             return
         self.resume()
 
+    def _read_rest(self, now: float) -> None:
+        """Give the receiver what the peer had sent before the connection broke; the kernel has kept it."""
+        for _ in range(_LAST_READS):
+            try:
+                data = self._sock.recv(READ_SIZE)
+            except OSError:
+                return
+            if not data:
+                return
+            self.receiver.data(data, now)
+
     def _lose(self, error: Exception | None) -> None:
         if not self._dead:
             self._dead = True
+            self._error = error
             self._out.clear()
             self.queued = 0
             self.blocked = False
-            self._reactor.end_soon(self, error)
+            self._reactor.end_soon(self)
 
 
 @final
@@ -368,7 +425,9 @@ class _Listener:
 
     __slots__ = ("greet", "refusal", "sock")
 
-    def __init__(self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes) -> None:
+    def __init__(
+        self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes
+    ) -> None:
         self.sock = sock
         self.greet = greet
         self.refusal = refusal
@@ -393,13 +452,16 @@ class Reactor:
         "_listeners",
         "_overdue",
         "_rang",
+        "_rang_at",
         "_reserve",
         "_resting",
         "_run_list",
         "_sequence",
+        "_stale_timers",
         "_timers",
         "epoll",
         "in_batch",
+        "is_closed",
         "slice_began",
         "stall_timeout",
     )
@@ -408,29 +470,31 @@ class Reactor:
         self.stall_timeout = stall_timeout
         self.epoll = select.epoll()
         self.in_batch = False
+        self.is_closed = False
         self.slice_began = 0.0
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll.register(self._doorbell, _IN)
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = -1
+        self._keep_reserve()
         self._connections: dict[int, SocketTransport] = {}
         self._listeners: dict[int, _Listener] = {}
-        self._resting: list[tuple[float, _Listener]] = []
+        self._resting: deque[tuple[float, _Listener]] = deque()
         self._run_list: deque[SocketTransport] = deque()
         self._dirty: list[SocketTransport] = []
         self._changed: list[SocketTransport] = []
-        self._ended: list[tuple[SocketTransport, Exception | None]] = []
+        self._ended: list[SocketTransport] = []
         self._timers: list[tuple[float, int, SocketTransport]] = []
+        self._stale_timers = 0
         self._sequence = 0
         self._overdue = False
         self._rang = False
+        self._rang_at = inf
         self._alarm = trio.CancelScope()
         self._flusher: trio.lowlevel.Task | None = None
 
     # -- what the endpoints call -----------------------------------------------------------------------------
 
-    def listen(
-        self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes
-    ) -> None:
+    def listen(self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes) -> None:
         """Accept connections from a listening socket, which becomes the reactor's.
 
         Args:
@@ -455,7 +519,10 @@ class Reactor:
         sock.setblocking(False)
         transport = SocketTransport(self, sock)
         self._connections[sock.fileno()] = transport
-        transport.receiver = greet(transport, address)
+        try:
+            transport.receiver = greet(transport, address)
+        except Exception:
+            transport.fail()
         transport.apply_change()
 
     @enable_ki_protection
@@ -497,9 +564,9 @@ class Reactor:
         else:
             transport.apply_change()
 
-    def end_soon(self, transport: SocketTransport, error: Exception | None) -> None:
+    def end_soon(self, transport: SocketTransport) -> None:
         """Tell the end of a stream, and close it, from the loop."""
-        self._ended.append((transport, error))
+        self._ended.append(transport)
         if not self.in_batch:
             self._ring()
 
@@ -513,109 +580,138 @@ class Reactor:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _ring(self) -> None:
-        os.eventfd_write(self._doorbell, 1)
+        if not self.is_closed:
+            os.eventfd_write(self._doorbell, 1)
 
     def _serve_batch(self) -> None:
         now = trio.current_time()
         began = perf_counter()
-        events = self.epoll.poll(0, _BATCH_EVENTS)
         connections = self._connections
-        patient = self._overdue and bool(self._timers) and now - self._timers[0][0] > _OVERDUE_SECONDS
-        complete = len(events) < _BATCH_EVENTS or patient
-        served = 0
+        patient = self._overdue and now - self._rang_at > _OVERDUE_SECONDS
+        limit = len(connections) + len(self._listeners) + 1 if patient else _BATCH_EVENTS
+        events = self.epoll.poll(0, limit)
+        complete = patient or len(events) < limit
         self.in_batch = True
-        for fd, event in events:
+        for served, (fd, event) in enumerate(events, 1):
             transport = connections.get(fd)
             if transport is not None:
-                transport.ready(event, now)
+                try:
+                    transport.ready(event, now)
+                except Exception:
+                    transport.fail()
             elif fd == self._doorbell:
                 os.eventfd_read(fd)
             elif fd in self._listeners:
-                complete = self._accept(fd, now) and complete
-            served += 1
+                self._accept(fd, now)
             if not served & 15 and not patient and perf_counter() - began > _BATCH_SECONDS:
                 complete = False
                 break
         for _ in range(len(self._run_list)):
+            self._proceed(now)
             if perf_counter() - began > _BATCH_SECONDS:
                 break
-            self._run_list.popleft().go_on(now)
-        self._finish_batch()
+        self._finish_batch(now)
         if self._rang:
             self._overdue = not complete
             if complete:
                 self._expire(now)
-                self._finish_batch()
+                self._finish_batch(now)
         self.in_batch = False
 
-    def _finish_batch(self) -> None:
+    def _proceed(self, now: float) -> None:
+        """Let the first connection on the run list go on."""
+        transport = self._run_list.popleft()
+        try:
+            transport.go_on(now)
+        except Exception:
+            transport.fail()
+
+    def _finish_batch(self, now: float) -> None:
         """Send what was written to others, and end what has ended; either may cause more of both."""
-        while self._dirty or self._ended:
-            dirty, self._dirty = self._dirty, []
-            for transport in dirty:
-                transport._dirty = False
-                transport.flush()
+        while self._dirty or self._ended or self._changed:
+            self._flush_dirty()
             ended, self._ended = self._ended, []
-            for transport, error in ended:
-                transport.tell_end(error)
-            for transport, _ in ended:
-                del self._connections[transport._fd]
-                transport.release()
-        changed, self._changed = self._changed, []
-        for transport in changed:
-            transport.apply_change()
+            for transport in ended:
+                try:
+                    transport.end(now)
+                finally:
+                    del self._connections[transport._fd]
+            self._forget_timers(len(ended))
+            changed, self._changed = self._changed, []
+            for transport in changed:
+                transport.apply_change()
+
+    def _flush_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for transport in dirty:
+            transport._dirty = False
+            transport.flush()
+
+    def _forget_timers(self, gone: int) -> None:
+        """Drop the timers of connections that are gone before their time, once they are the most."""
+        self._stale_timers += gone
+        if self._stale_timers > _STALE_TIMERS and 2 * self._stale_timers > len(self._timers):
+            self._stale_timers = 0
+            self._timers = [entry for entry in self._timers if not entry[2]._dead]
+            heapify(self._timers)
 
     def _expire(self, now: float) -> None:
         self._rang = False
         timers = self._timers
+        due: list[SocketTransport] = []
         while timers and timers[0][0] <= now:
             when, _, transport = heappop(timers)
             if when == transport._due:
+                transport._due = inf
+                due.append(transport)
+        for transport in due:
+            try:
                 transport.tick(now)
-        if self._resting and self._resting[0][0] <= now:
-            for _, listener in self._resting:
-                self.epoll.register(listener.sock.fileno(), _IN)
-            self._resting.clear()
+            except Exception:
+                transport.fail()
+        while self._resting and self._resting[0][0] <= now:
+            self._keep_reserve()
+            self.epoll.register(self._resting.popleft()[1].sock.fileno(), _IN)
         earliest = timers[0][0] if timers else inf
         if self._resting:
             earliest = min(earliest, self._resting[0][0])
         self._alarm.deadline = earliest
 
+    @enable_ki_protection
     async def _sleep_until_due(self) -> NoReturn:
         while True:
             with self._alarm:
                 await trio.sleep_forever()
             # From here on the loop sets the alarm, when it has seen to what is due.
             self._rang = True
+            self._rang_at = trio.current_time()
             self._alarm = trio.CancelScope()
             self._ring()
 
+    @enable_ki_protection
     async def _flush_when_asked(self) -> NoReturn:
         def abort(_: object) -> Abort:
             self._flusher = None
             return Abort.SUCCEEDED
 
         while True:
+            self._flush_dirty()
             self._flusher = current_task()
             await wait_task_rescheduled(abort)
-            dirty, self._dirty = self._dirty, []
-            for transport in dirty:
-                transport._dirty = False
-                transport.flush()
 
-    def _accept(self, fd: int, now: float) -> bool:
-        """Accept what waits at a listener; whether that was all."""
+    def _accept(self, fd: int, now: float) -> None:
+        """Accept what waits at a listener."""
         listener = self._listeners[fd]
         for _ in range(_ACCEPTS):
             try:
                 sock, address = listener.sock.accept()
             except BlockingIOError:
-                return True
+                return
             except OSError as exc:
                 if exc.errno in _OUT_OF_DESCRIPTORS:
                     self._refuse(listener)
                     self._rest(listener, now)
-                    return True
+                    return
                 continue  # this one connection failed before it was accepted
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
@@ -625,11 +721,21 @@ class Reactor:
                     sock.close()  # reset by the peer already
                     continue
             self.adopt(sock, listener.greet, address)
-        return False
+
+    def _keep_reserve(self) -> None:
+        """Keep a descriptor for the time when there is no other."""
+        if self._reserve < 0:
+            with suppress(OSError):  # somebody was faster; there is another chance when the listener has rested
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _drop_reserve(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
 
     def _refuse(self, listener: _Listener) -> None:
         """Answer one client although no descriptor is left, with the one that was kept for this."""
-        os.close(self._reserve)
+        self._drop_reserve()
         try:
             sock, _ = listener.sock.accept()
         except OSError:
@@ -637,12 +743,11 @@ class Reactor:
         else:
             with sock:
                 sock.setblocking(False)
-                try:
+                with suppress(OSError):  # it has not asked yet
                     sock.recv(READ_SIZE)  # a request left unread would turn our answer into a reset
+                with suppress(OSError):  # it has gone
                     sock.send(listener.refusal)
-                except OSError:
-                    pass  # it has not asked yet, or has gone: closing is the answer
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._keep_reserve()
 
     def _rest(self, listener: _Listener, now: float) -> None:
         """Leave the listener alone for a while; it would be ready, and in vain, all the time."""
@@ -653,11 +758,27 @@ class Reactor:
             self._alarm.deadline = until
 
     def _close(self) -> None:
+        """Cut every connection, and tell each receiver, whatever the others raise."""
+        now = trio.current_time()
         self.in_batch = True
+        self.is_closed = True
         self.stop_listening()
-        for transport in list(self._connections.values()):
+        left = list(self._connections.values())
+        self._connections.clear()
+        for transport in left:
             transport.abort()
-        self._finish_batch()
+        self._ended.clear()
+        with ExitStack() as stack:
+            stack.callback(self._close_descriptors)
+            stack.callback(self._run_rest, now)
+            for transport in left:
+                stack.callback(transport.end, now)
+
+    def _run_rest(self, now: float) -> None:
+        while self._run_list:
+            self._proceed(now)
+
+    def _close_descriptors(self) -> None:
         self.epoll.close()
         os.close(self._doorbell)
-        os.close(self._reserve)
+        self._drop_reserve()

@@ -18,6 +18,7 @@ import logging
 import signal
 import socket
 import threading
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, final
 
@@ -49,6 +50,8 @@ _log = logging.getLogger("rawws")
 
 _BACKLOG: Final = 4096
 """Connections that the kernel keeps for a listener until they are accepted."""
+_LAST_STEPS: Final = 8
+"""Steps that the task of a stream may make to get a last Close frame out; TLS over a socket takes two."""
 _SAME_PORT_TRIES: Final = 8
 """How often a free port is looked for that is free on every address of a name."""
 
@@ -112,9 +115,8 @@ class Server(Home):
         try:
             if not self._closing:
                 self._closing = True
-                self._leaving = set(self._exchanges)  # who connects from now on is answered, not waited for
-                for exchange in list(self._leaving):
-                    exchange.shut_down()
+                # Who has nothing to get, and who connects from now on, is not waited for.
+                self._leaving = {exchange for exchange in list(self._exchanges) if exchange.shut_down()}
                 for ws in list(self._websockets):
                     ws.shut_down()
             self._look_idle()
@@ -131,44 +133,51 @@ class Server(Home):
         try:
             await _without_group(partial(self._run, listeners, started))
         finally:
+            with trio.CancelScope(shield=True):
+                for listener in listeners:
+                    await trio.aclose_forcefully(listener)
             self._ended.set()
-            for listener in listeners:
-                await trio.aclose_forcefully(listener)
 
     async def _run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], object]) -> None:
-        async with trio.open_nursery() as self._handlers:
-            drivers = await self._handlers.start(self._run_drivers)
-            try:
-                await self._listen(listeners)
-                started(self)
-                await self._finished.wait()
-            finally:
-                await self._cut_all()
-                self._handlers.cancel_scope.cancel()
-                drivers.cancel()
+        async with trio.open_nursery() as handlers, self._outlive(handlers):
+            await self._listen(listeners)
+            started(self)
+            await self._finished.wait()
+            handlers.cancel_scope.cancel()
 
     async def run_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one stream until its connection and its handler end."""
         await _without_group(partial(self._run_stream, stream))
 
     async def _run_stream(self, stream: trio.abc.Stream) -> None:
-        async with trio.open_nursery() as self._handlers:
-            drivers = await self._handlers.start(self._run_drivers)
-            try:
-                done = trio.Event()
-                assert self._drivers is not None
-                self._drivers.start_soon(self._serve_stream, stream, done)
-                await done.wait()
-            finally:
-                await self._cut_all()
-                drivers.cancel()
+        async with trio.open_nursery() as handlers, self._outlive(handlers) as drivers:
+            done = trio.Event()
+            drivers.start_soon(self._serve_stream, stream, done)
+            await done.wait()
 
-    async def _run_drivers(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-        """Keep the drivers in a nursery that a cancellation from outside does not reach."""
-        with trio.CancelScope(shield=True) as scope:
-            async with trio.open_nursery() as self._drivers:
-                task_status.started(scope)
-                await trio.sleep_forever()
+    @asynccontextmanager
+    async def _outlive(self, handlers: trio.Nursery) -> AsyncIterator[trio.Nursery]:
+        """Keep the drivers in a nursery that a cancellation reaches only after everybody was told."""
+        self._handlers = handlers
+        scope = trio.CancelScope(shield=True)
+        ready = trio.Event()
+
+        async def run() -> None:
+            with scope:
+                async with trio.open_nursery() as self._drivers:
+                    ready.set()
+                    await trio.sleep_forever()
+
+        handlers.start_soon(run)
+        try:
+            await ready.wait()
+            assert self._drivers is not None
+            yield self._drivers
+        finally:
+            try:
+                await self._cut_all()
+            finally:
+                scope.cancel()
 
     async def _listen(self, listeners: Sequence[trio.abc.Listener[Any]]) -> None:
         assert self._drivers is not None
@@ -244,9 +253,10 @@ class Server(Home):
         for ws in left:
             ws.shut_down()
         with trio.CancelScope(shield=True):
-            # The drivers of streams write from tasks of their own: let each of them run once.
-            for _ in range(2):
-                await trio.lowlevel.checkpoint()
+            # The drivers of streams write from tasks of their own: let these run, but wait for no peer.
+            for _ in range(_LAST_STEPS):
+                if any(ws.send_buffer for ws in left):
+                    await trio.lowlevel.checkpoint()
         for ws in left:
             ws.cut()
 
@@ -318,7 +328,7 @@ async def open_listeners(
         if len(set(chosen)) == 1:
             break
         for listener in listeners:
-            await listener.aclose()
+            listener.socket.close()
         try:
             listeners = await trio.open_tcp_listeners(chosen[0], host=host, backlog=_BACKLOG)
         except OSError:

@@ -4,9 +4,11 @@ Strategy: three tasks own the stream. One reads, one writes, one keeps the time;
 application's tasks, only ever touches the buffer between them, because a second sender on a Trio stream is an
 error and a cancelled `SSLStream.send_all` breaks it. Rules:
 
-* The writer sends in pieces of 16 KiB, so that progress is seen as it happens.
+* The writer sends in pieces of 16 KiB, so that progress is seen as it happens. The peer counts as behind while a
+  piece is under way: a stream does not tell more.
 * The end of a connection is one sequence in one place, `_finish`: everything that was written, close_notify and
   FIN, the peer's FIN, all by one deadline.
+* What has arrived counts before what is due, and before a failure of sending: both wait for the reader.
 
 Cost: three tasks and a few kilobytes a connection; plain TCP on Linux takes the reactor instead. It does not
 know what the bytes mean.
@@ -14,21 +16,32 @@ know what the bytes mean.
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from math import inf
 from time import perf_counter
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack, final
 
 import trio
 from trio.lowlevel import checkpoint
 
 from .transport import LOW_WATER, READ_SIZE, Transport
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["StreamTransport"]
+
+_Args = TypeVarTuple("_Args")
+_log = logging.getLogger("rawws")
 
 _PIECE: Final = 16_384
 """Bytes that one `send_all` takes at most; also the size of a TLS record."""
 _SLICE_SECONDS: Final = 0.001
 """Time after which one connection lets others have their turn."""
+_REST_SECONDS: Final = 1.0
+"""Time for reading what the peer had sent before sending to it failed."""
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 @final
@@ -37,21 +50,23 @@ class StreamTransport(Transport):
 
     Args:
         stream: closed when `run` returns.
-        stall_timeout: seconds that bytes may be queued to the peer without any of them leaving.
+        stall_timeout: seconds that bytes may be queued to the peer without a piece of them leaving.
     """
 
     __slots__ = (
         "_alarm",
-        "_aborted",
         "_close_by",
-        "_ended",
+        "_closing",
+        "_dead",
         "_error",
         "_may_read",
         "_out",
+        "_over",
+        "_peer_done",
         "_progress_at",
+        "_read_all",
         "_scheduled",
         "_scope",
-        "_sending",
         "_slice_began",
         "_stall_timeout",
         "_stream",
@@ -63,16 +78,18 @@ class StreamTransport(Transport):
         self._stream = stream
         self._stall_timeout = stall_timeout
         self._out = bytearray()
-        self._sending = False
-        self._ended = False
-        self._aborted = False
+        self._dead = False
+        self._over = False
+        self._peer_done = False
         self._error: Exception | None = None
         self._scheduled = False
+        self._closing = False
         self._close_by = inf
         self._progress_at = 0.0
         self._slice_began = 0.0
         self._may_read = trio.Event()
         self._may_read.set()
+        self._read_all = trio.Event()
         self._work = trio.Event()
         self._alarm = trio.CancelScope()
         self._scope = trio.CancelScope()
@@ -83,20 +100,20 @@ class StreamTransport(Transport):
         return trio.current_time()
 
     def expired(self) -> bool:
-        return perf_counter() - self._slice_began > _SLICE_SECONDS
+        # In the end nobody would call `proceed`.
+        return not self._over and perf_counter() - self._slice_began > _SLICE_SECONDS
 
     def write(self, data: bytes, more: bool = False) -> None:
-        if not self._ended:
+        if not self._dead:
             self._out += data
             self.queued += len(data)
-            self.blocked = self._sending
             self._work.set()
 
     def flush(self) -> None:
-        pass  # the writer takes what there is when it runs next
+        self.blocked = self.queued > 0  # nothing leaves before the writer runs next
 
     def pause(self) -> None:
-        if self._may_read.is_set():
+        if self._may_read.is_set() and not self._dead and not self._closing:
             self._may_read = trio.Event()
 
     def resume(self) -> None:
@@ -107,15 +124,18 @@ class StreamTransport(Transport):
         self._alarm.deadline = -inf
 
     def wake_at(self, when: float) -> None:
-        self._alarm.deadline = min(self._alarm.deadline, when)
+        if when < self._alarm.deadline:
+            self._alarm.deadline = when
 
     def close(self, by: float) -> None:
-        if self._close_by is inf:
-            self._close_by = by
-            self._work.set()
+        self._closing = True
+        self._close_by = min(by, self._close_by)
+        self.wake_at(by)
+        self._may_read.set()  # a peer that waits for us to read would never read what is queued
+        self._work.set()
 
     def abort(self) -> None:
-        self._aborted = True
+        self._drop()
         self._scope.cancel()
 
     # -- the tasks -------------------------------------------------------------------------------------------------
@@ -123,8 +143,10 @@ class StreamTransport(Transport):
     async def run(self) -> None:
         """Serve the stream until it ends; then close it and tell the receiver.
 
-        When cancelled, the stream is closed forcefully.
+        When cancelled, the stream is closed forcefully, and the receiver is told all the same.
         """
+        secure = self._stream if isinstance(self._stream, trio.SSLStream) else None
+        stream: trio.abc.Stream = secure.transport_stream if secure is not None else self._stream
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -133,39 +155,46 @@ class StreamTransport(Transport):
                     nursery.start_soon(self._read, reading)
                     await self._write()
                     reading.cancel()
-                    await self._finish()
+                    await self._read_all.wait()
+                    await self._finish(secure, stream)
                     nursery.cancel_scope.cancel()
+        except BaseException:
+            self._over = True
+            raise
         finally:
-            self._ended = True
-            self._out.clear()
-            self.queued = 0
-            self.blocked = False
-            await trio.aclose_forcefully(self._stream)
-            self.receiver.eof(self._error)
-        while self._scheduled:
-            self._scheduled = False
-            await checkpoint()
-            self._go_on()
+            self._drop()
+            with trio.CancelScope(shield=True), suppress(*_BROKEN):
+                await trio.aclose_forcefully(stream)
+            self._tell(self.receiver.eof, self._error)
+        try:
+            while self._scheduled:
+                await checkpoint()
+                self._go_on()
+        finally:
+            self._over = True
+            if self._scheduled:
+                self._go_on()
 
     async def _read(self, scope: trio.CancelScope) -> None:
-        with scope:
-            while True:
-                await self._may_read.wait()
-                try:
+        try:
+            with scope:
+                while True:
+                    if not self._may_read.is_set():
+                        await self._may_read.wait()
                     data = await self._stream.receive_some(READ_SIZE)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                    self._lose(exc)
-                    return
-                if self._close_by is not inf:
                     if not data:
+                        # FIN: what is queued may still be wanted, and the writer ends the connection after it.
+                        self._peer_done = True
+                        self._work.set()
                         return
-                elif data:
-                    self._slice_began = perf_counter()
-                    self.receiver.data(bytes(data), trio.current_time())
-                else:
-                    # FIN: what is queued may still be wanted, and the writer ends the connection after it.
-                    self.close(trio.current_time() + self._stall_timeout)
-                    return
+                    if not self._closing and not self._scope.cancel_called:
+                        self._slice_began = perf_counter()
+                        self._tell(self.receiver.data, bytes(data), trio.current_time())
+        except _BROKEN as exc:
+            self._error = self._error or exc
+            self._scope.cancel()
+        finally:
+            self._read_all.set()
 
     async def _write(self) -> None:
         """Send until there is nothing more to send and the connection is to be closed."""
@@ -173,41 +202,49 @@ class StreamTransport(Transport):
             await self._work.wait()
             while self._out:
                 piece = bytes(self._out[:_PIECE])
-                self._sending = True
+                self.blocked = True
                 self._progress_at = trio.current_time()
                 self.wake_at(self._progress_at + self._stall_timeout)
                 try:
                     await self._stream.send_all(piece)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                    self._lose(exc)
+                except _BROKEN as exc:
+                    await self._lose(exc)
                     return
-                self._sending = False
                 del self._out[: len(piece)]
                 self.queued = len(self._out)
-                if self.blocked and self.queued <= LOW_WATER and self._close_by is inf:
-                    self.blocked = False
-                    self.receiver.drained()
-            if self._close_by is not inf:
+                self.blocked = False
+                if self.queued <= LOW_WATER and not self._closing and not self._dead:
+                    self._tell(self.receiver.drained)
+            if self._closing:
+                return
+            if self._peer_done:
+                self.close(trio.current_time() + self._stall_timeout)
                 return
             self._work = trio.Event()
 
-    async def _finish(self) -> None:
+    async def _lose(self, error: Exception) -> None:
+        """Nothing can be sent any more; what the peer had sent before is still the receiver's."""
+        self._error = error
+        self._drop()
+        if not self._closing:
+            self._may_read.set()
+            with trio.move_on_after(_REST_SECONDS):
+                await self._read_all.wait()
+        self._scope.cancel()
+
+    async def _finish(self, secure: trio.SSLStream[trio.abc.Stream] | None, stream: trio.abc.Stream) -> None:
         """Say that nothing more will be sent, and discard until the peer says so too."""
-        stream = self._stream
-        with trio.CancelScope(deadline=self._close_by):
-            try:
-                if isinstance(stream, trio.SSLStream):
-                    try:
-                        await stream.unwrap()
-                    except trio.BrokenResourceError:
-                        pass  # many peers answer close_notify with FIN, or with what was under way
-                    stream = stream.transport_stream
-                if isinstance(stream, trio.abc.HalfCloseableStream):
-                    await stream.send_eof()
-                    while await stream.receive_some(READ_SIZE):
-                        pass
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it has ended in another way
+        with suppress(*_BROKEN):  # it has ended in another way
+            if secure is not None:
+                with suppress(trio.BrokenResourceError):
+                    # Many peers answer close_notify with FIN, or with what was under way.
+                    await secure.unwrap()
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+                while await stream.receive_some(READ_SIZE):
+                    pass
+            else:
+                await stream.aclose()
 
     async def _keep_time(self) -> None:
         """Call `proceed` and `due` when they are asked for."""
@@ -215,27 +252,41 @@ class StreamTransport(Transport):
             with self._alarm:
                 await trio.sleep_forever()
             self._alarm = trio.CancelScope()
+            # In a process that was stopped for a while what arrived meanwhile is read first.
+            await checkpoint()
             if self._scheduled:
-                self._scheduled = False
-                await checkpoint()
                 self._go_on()
             now = trio.current_time()
             if now >= self._close_by:
                 self.abort()
                 return
-            when = min(self._close_by, self.receiver.due(now))
-            if self._sending:
+            if self.blocked:
                 stalled_at = self._progress_at + self._stall_timeout
                 if now >= stalled_at:
-                    self.receiver.stalled(self._stall_timeout)
+                    self._tell(self.receiver.stalled, self._stall_timeout)
                 else:
-                    when = min(when, stalled_at)
-            self.wake_at(when)
+                    self.wake_at(stalled_at)
+            self._tell(self._look_due, now)
+
+    def _look_due(self, now: float) -> None:
+        self.wake_at(min(self._close_by, self.receiver.due(now)))
 
     def _go_on(self) -> None:
+        self._scheduled = False
         self._slice_began = perf_counter()
-        self.receiver.proceed(trio.current_time())
+        self._tell(self.receiver.proceed, trio.current_time())
 
-    def _lose(self, error: Exception) -> None:
-        self._error = error
-        self._scope.cancel()
+    def _tell(self, what: Callable[[Unpack[_Args]], object], *args: *_Args) -> None:
+        """Call the receiver; what it should not have raised ends this connection and no other."""
+        try:
+            what(*args)
+        except Exception:
+            _log.exception("a mistake in rawws: the connection is cut")
+            self.abort()
+
+    def _drop(self) -> None:
+        """Forget what is queued, and what will be written."""
+        self._dead = True
+        self._out.clear()
+        self.queued = 0
+        self.blocked = False

@@ -4,11 +4,15 @@ A driver (the reactor, or the driver of one stream) owns a `Transport` a connect
 a receiver (the HTTP exchange, then the WebSocket) writes to its transport. Both run in one thread and never
 wait. Rules:
 
-* A driver calls `data` and `proceed` with its output corked: what the receiver writes meanwhile leaves in one
-  piece when the call returns.
+* A driver calls `data`, `proceed` and `drained` with its output corked: what the receiver writes meanwhile leaves
+  in one piece when the call returns. It never calls a receiver from inside one of the receiver's own calls.
+* Whatever is queued after a `flush`, the receiver's or the driver's own, makes the transport blocked; and every
+  time that a blocked transport is rid of enough of it, `drained` is called. So what waits for `drained` never
+  waits in vain.
 * Times are seconds of one clock, the transport's `now()`.
-* `eof` is the last call that a receiver gets, and it comes once: after the peer's FIN, an error of the stream,
-  or the end of a `close` or `abort`.
+* After `close` and `abort` a receiver gets no `data` and no `drained`. `eof` comes once: after the peer's FIN, an
+  error of the stream, or the end of a `close` or `abort`; from then on nothing is queued, writing is in vain, and
+  only `proceed` may follow, where it was asked for.
 
 This module imports nothing of rawws and is the whole of what reactor.py and stream.py know about it.
 """
@@ -41,11 +45,14 @@ class Receiver:
         raise NotImplementedError
 
     def drained(self) -> None:
-        """Learn that at most `LOW_WATER` bytes are queued, after the transport was blocked."""
+        """Learn that at most `LOW_WATER` bytes are queued, after the transport was blocked; it may be so again."""
         raise NotImplementedError
 
     def due(self, now: float) -> float:
-        """Act on deadlines that have passed; return when to be called next, `math.inf` for never."""
+        """Act on deadlines that have passed; return when to be called next, `math.inf` for never.
+
+        A driver calls it after everything that had arrived by then was read, and what was scheduled has had its turn.
+        """
         raise NotImplementedError
 
     def stalled(self, seconds: float) -> None:
@@ -75,7 +82,7 @@ class Transport:
     Attributes:
         receiver: who is called; replaced after an Upgrade.
         queued: bytes written and not taken by the kernel or the stream yet.
-        blocked: whether the peer is behind: the kernel or the stream refused to take more.
+        blocked: whether the peer is behind: the kernel or the stream refused to take more; then `queued` is not 0.
     """
 
     __slots__ = ("blocked", "queued", "receiver")
@@ -98,7 +105,7 @@ class Transport:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Let what is queued leave now, as far as the peer takes it."""
+        """Let what is queued leave now, as far as the peer takes it; the transport is blocked by what remains."""
         raise NotImplementedError
 
     def pause(self) -> None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -28,13 +26,15 @@ from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
 from .pace import breathe
 from .pieces import MessageChunks, MessageWriter
-from .transport import HIGH_WATER, Transport
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
     from .deflate import DeflateOptions, DeflateParameters
     from .http import Request
     from .limits import Limits
     from .protocol import Protocol
+    from .transport import Transport
 
 __all__ = ["Handshake", "WebSocket"]
 
@@ -138,7 +138,7 @@ class WebSocket(Connection):
         transport.wake_at(self._accept_by)
 
     def __repr__(self) -> str:
-        return f"<rawws.WebSocket {ascii(self.request.path)} {self._state.name.lower()} at {id(self):#x}>"
+        return f"<rawws.WebSocket {self.request.path!a} {self._state.name.lower()} at {id(self):#x}>"
 
     # -- the opening handshake -----------------------------------------------------------------------------
 
@@ -177,9 +177,7 @@ class WebSocket(Connection):
             Encoder(is_client=False, deflate=deflate, options=options),
         )
 
-    def reject_nowait(
-        self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()
-    ) -> None:
+    def reject_nowait(self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
         """Refuse the opening handshake with an HTTP answer, and close.
 
         Args:
@@ -216,9 +214,7 @@ class WebSocket(Connection):
         self.accept_nowait(subprotocol=subprotocol, headers=headers)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def reject(
-        self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()
-    ) -> None:
+    async def reject(self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
         """Refuse the opening handshake; see `reject_nowait`. When cancelled, it has refused or not begun."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self.reject_nowait(status, body, headers)
@@ -242,15 +238,17 @@ class WebSocket(Connection):
         """
         await breathe()
         if self._receiving or not self._queue:
-            with self._receiving_alone() as queue:
+            queue = self._begin_receiving()
+            try:
                 while not queue:
                     self._raise_at_end()
                     await self._park()
+            finally:
+                self._receiving = False
         return self._take()
 
-    @contextmanager
-    def _receiving_alone(self) -> Iterator[deque[str | bytes]]:
-        """Be the one task that waits for messages; accepts the handshake if nothing did."""
+    def _begin_receiving(self) -> deque[str | bytes]:
+        """Become the one task that waits for messages; accepts the handshake if nothing did."""
         queue = self._queue
         if queue is None:
             raise RuntimeError("the messages of this connection go to Protocol.on_message")
@@ -258,10 +256,7 @@ class WebSocket(Connection):
             raise trio.BusyResourceError("another task is receiving from this connection")
         self._accept()
         self._receiving = True
-        try:
-            yield queue
-        finally:
-            self._receiving = False
+        return queue
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         return self
@@ -287,12 +282,11 @@ class WebSocket(Connection):
         """Sleep until `_wake`; what was sent leaves first."""
         self._transport.flush()
         self._receiver = current_task()
+        await wait_task_rescheduled(self._stop_waiting)
 
-        def abort(_: object) -> Abort:
-            self._receiver = None
-            return Abort.SUCCEEDED
-
-        await wait_task_rescheduled(abort)
+    def _stop_waiting(self, _: object) -> Abort:
+        self._receiver = None
+        return Abort.SUCCEEDED
 
     def _raise_at_end(self) -> None:
         if self._exhausted:
@@ -326,14 +320,14 @@ class WebSocket(Connection):
         """
         await breathe()
         transport = self._transport
-        if self._state is State.OPEN and not self._crowded and transport.queued <= HIGH_WATER:
+        if self._state is State.OPEN and not self._crowded and transport.queued <= self._high_water:
             assert self._encoder is not None
             frame = self._encoder.message(message, compress)
             self.messages_sent += 1
             self.bytes_sent += len(frame)
             # With more to read the handler is likely to send again at once: let that leave in one piece.
             transport.write(frame, bool(self._queue))
-            if transport.queued > HIGH_WATER:
+            if transport.queued > self._high_water:
                 self._relieve()
             return
         await self._wait_for_room()
@@ -393,7 +387,8 @@ class WebSocket(Connection):
             with trio.fail_after(self._limits.ping_timeout):
                 await ping.answered.wait()
         finally:
-            self._pings.pop(payload, None)
+            if self._pings is not None:  # the end of the connection forgets them
+                self._pings.pop(payload, None)
         if ping.seconds is None:
             raise self._why()
         return ping.seconds
@@ -508,17 +503,17 @@ class WebSocket(Connection):
         return True
 
     def _say_closed(self, closed: ConnectionClosed) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            try:
+                _call(callback, self, closed)
+            except Exception:
+                _log.exception("%r: a close callback raised", self)
         if self._app is not None and self._opened:
             try:
                 _call_on_close(self._app, self, closed)
             except Exception:
                 _log.exception("%r: on_close raised", self)
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            try:
-                callback(self, closed)
-            except Exception:
-                _log.exception("%r: a close callback raised", self)
         if self._done is not None:
             self._done.set()
         pings, self._pings = self._pings, None
@@ -542,8 +537,6 @@ class WebSocket(Connection):
         try:
             _call_on_open(self._app, self)
             self._accept()
-        except ConnectionClosed:
-            pass
         except Exception:
             self._crash("on_open")
         finally:
@@ -597,6 +590,11 @@ def _call_on_closing(app: Protocol, ws: WebSocket, closed: ConnectionClosed) -> 
 @disable_ki_protection
 def _call_on_close(app: Protocol, ws: WebSocket, closed: ConnectionClosed) -> None:
     app.on_close(ws, closed)
+
+
+@disable_ki_protection
+def _call(callback: Callable[[WebSocket, ConnectionClosed], object], ws: WebSocket, closed: ConnectionClosed) -> None:
+    callback(ws, closed)
 
 
 def _only_says_closed(exc: BaseException, ws: WebSocket) -> bool:

@@ -1,0 +1,394 @@
+"""The HTTP side of a connection, over a transport in memory with a clock of its own."""
+
+from __future__ import annotations
+
+import logging
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import rawws
+from rawws.exchange import Exchange, Home
+from rawws.site import Site
+from rawws.static_files import StaticFiles
+from rawws.transport import HIGH_WATER
+from tests.conftest import FAST_LANE
+from tests.memory_transport import MemoryTransport
+from tests.raw_client import KEY, echo, handshake
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rawws.http import Address
+    from rawws.site import Handler
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+BIG = 200_000
+CLIENT = ("192.0.2.1", 4321)
+
+
+class Desk(Home):
+    """A home that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.websockets: list[rawws.WebSocket] = []
+        self.closing = False
+
+    def head_complete(self, exchange: Exchange) -> None:
+        if "head" not in self.told:
+            self.told.append("head")
+
+    def welcome(self, exchange: Exchange, ws: rawws.WebSocket, app: rawws.Protocol | Handler) -> None:
+        self.websockets.append(ws)
+        self.told.append("welcome")
+        if isinstance(app, rawws.Protocol):
+            ws.start()
+
+    def exchange_gone(self, exchange: Exchange) -> None:
+        self.told.append("gone")
+
+    def websocket_gone(self, ws: rawws.WebSocket) -> None:
+        self.told.append("websocket gone")
+
+    @property
+    def is_closing(self) -> bool:
+        return self.closing
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "index.html").write_bytes(b"<!doctype html>")
+    (tmp_path / "big").write_bytes(bytes(BIG))
+    return tmp_path
+
+
+class Rig:
+    """An exchange at work."""
+
+    def __init__(self, site: Site, window: float = float("inf"), client: Address = CLIENT) -> None:
+        self.home = Desk()
+        self.transport = MemoryTransport(window)
+        self.exchange = Exchange(site, self.home, self.transport, client, secure=False)
+        self.transport.receiver = self.exchange
+
+    def ask(self, data: bytes) -> bytes:
+        self.transport.data(data)
+        return self.transport.take()
+
+
+@pytest.fixture
+def site(folder: Path) -> Site:
+    return Site({"/ws": echo, "/protocol": rawws.EchoProtocol()}, static=folder, fast_lane=FAST_LANE)
+
+
+@pytest.fixture
+def rig(site: Site) -> Rig:
+    return Rig(site)
+
+
+def status(answer: bytes) -> int:
+    found = re.match(rb"HTTP/1\.1 (\d{3}) [A-Za-z ]+\r\n", answer)
+    assert found is not None, answer[:100]
+    return int(found[1])
+
+
+def ask(method: str, path: str, *fields: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: a", *fields, "", ""]).encode()
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("request_", "expected", "field"),
+        [
+            (ask("GET", "/"), 200, None),
+            (ask("HEAD", "/"), 200, None),
+            (ask("GET", "/nowhere"), 404, None),
+            (ask("GET", "/ws"), 426, "Upgrade: websocket"),
+            (ask("HEAD", "/ws"), 405, "Allow: GET"),
+            (ask("DELETE", "/"), 405, "Allow: GET, HEAD"),
+            (ask("GET", "/" + "x" * 9000), 414, None),
+            (ask("GET", "/", "X: " + "x" * 17_000), 431, None),
+            (ask("POST", "/", "Content-Length: 1"), 413, None),
+            (ask("BREW", "/"), 501, None),
+            (ask("GET", "/", version="2.0"), 505, None),
+            (ask("GET", "/", "Expect: miracles"), 417, None),
+            (b"GET /\r\n\r\n", 400, None),
+            (handshake("/nowhere"), 404, None),
+            (handshake("/ws").replace(b"Version: 13", b"Version: 8"), 426, "Sec-WebSocket-Version: 13"),
+            (handshake("/ws", b"Origin: https://evil.example"), 403, None),
+            (handshake("/ws").replace(b"GET", b"POST"), 405, "Allow: GET"),
+        ],
+    )
+    def test_each_request_gets_its_status_with_a_date_and_a_short_text(
+        self, rig: Rig, request_: bytes, expected: int, field: str | None
+    ) -> None:
+        answer = rig.ask(request_)
+        assert status(answer) == expected
+        head, _, body = answer.decode().partition("\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+        parsedate_to_datetime(fields["Date"])
+        if field is not None:
+            assert field in head.split("\r\n")
+        if expected != 200:
+            assert fields["Content-Type"] == "text/plain; charset=utf-8"
+            assert body == "" if request_.startswith(b"HEAD") else 0 < len(body) < 100
+
+    def test_an_upgrade_to_something_else_is_ignored(self, rig: Rig) -> None:
+        assert status(rig.ask(ask("GET", "/", "Upgrade: h2c", "Connection: Upgrade"))) == 200
+
+    def test_http_1_0_is_answered_and_closed(self, rig: Rig) -> None:
+        answer = rig.ask(b"GET / HTTP/1.0\r\n\r\n")
+        assert status(answer) == 200
+        assert b"Connection: close" in answer
+        assert rig.transport.closing_by == rig.transport.clock + 5  # close_timeout
+
+    def test_requests_in_one_piece_or_byte_by_byte_get_the_same_answers(self, site: Site) -> None:
+        data = ask("GET", "/") + ask("HEAD", "/big") + ask("GET", "/nowhere") + ask("GET", "/", "Connection: close")
+        whole = Rig(site).ask(data + ask("GET", "/after/the/end"))
+        rig = Rig(site)
+        pieces = b"".join(rig.ask(data[at : at + 1]) for at in range(len(data)))
+        without_date = re.compile(rb"Date: [^\r]+\r\n")
+        assert without_date.sub(b"", whole) == without_date.sub(b"", pieces)
+        assert [status(part) for part in re.findall(rb"HTTP/1\.1 \d{3} [^\r]*\r\n", whole)] == [200, 200, 404, 200]
+
+    def test_an_etag_is_answered_with_304_and_the_connection_stays(self, rig: Rig) -> None:
+        found = re.search(rb'ETag: ("[^"]+")', rig.ask(GET))
+        assert found is not None
+        assert status(rig.ask(ask("GET", "/", f"If-None-Match: {found[1].decode()}"))) == 304
+        assert status(rig.ask(GET)) == 200
+
+    def test_a_page_that_raises_is_500_and_one_traceback(self, caplog: pytest.LogCaptureFixture) -> None:
+        def broken(request: rawws.Request) -> rawws.Response:
+            raise LookupError("a bug")
+
+        rig = Rig(Site(echo, pages={"/page": broken}))
+        answer = rig.ask(ask("GET", "/page"))
+        assert status(answer) == 500
+        assert b"bug" not in answer
+        assert rig.transport.closing_by is not None
+        assert [record.getMessage() for record in caplog.records] == ["192.0.2.1:4321: the answer to '/page' raised"]
+
+    @pytest.mark.parametrize(
+        ("client", "name"),
+        [
+            (("192.0.2.1", 80), "192.0.2.1:80"),
+            (("2001:db8::1", 80), "[2001:db8::1]:80"),
+            ("/tmp/\x1bsocket", r"'/tmp/\x1bsocket'"),
+            (None, "a client"),
+        ],
+    )
+    def test_a_refusal_is_one_line_with_the_address(
+        self, site: Site, caplog: pytest.LogCaptureFixture, client: Address, name: str
+    ) -> None:
+        caplog.set_level(logging.INFO, logger="rawws")
+        rig = Rig(site, client=client)
+        rig.ask(b"\x1b[2J\r\n\r\n")
+        rig.ask(b"more of it\r\n\r\n")
+        rig.exchange.refuse(503, "Again.")
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{name} is refused with 400: This is not an HTTP request."
+        ]
+
+
+class TestUpgrade:
+    @pytest.mark.parametrize("path", ["/ws", "/protocol"])
+    def test_a_handshake_becomes_a_websocket_that_takes_over_the_transport(self, rig: Rig, path: str) -> None:
+        answer = rig.ask(handshake(path))
+        assert rig.home.told == ["head", "welcome"]
+        (ws,) = rig.home.websockets
+        assert rig.transport.receiver is ws
+        assert ws.request.client == CLIENT
+        if path == "/ws":
+            assert answer == b""
+            assert rig.transport.paused  # nothing is read until the application answers
+            with rig.transport.cork():
+                ws.accept_nowait()
+            answer = rig.transport.take()
+        assert status(answer) == 101
+        assert not rig.transport.paused
+        rig.transport.eof()
+        assert rig.home.told[-1] == "websocket gone"
+
+    def test_bytes_behind_the_head_are_the_websockets(self, rig: Rig) -> None:
+        rig.ask(handshake("/protocol") + b"\x81\x82\x00\x00\x00\x00hi")
+        rig.transport.proceed_all()
+        assert rig.transport.take().endswith(b"\x81\x02hi")
+
+    def test_while_the_server_closes_it_is_503(self, rig: Rig) -> None:
+        rig.home.closing = True
+        assert status(rig.ask(handshake("/ws"))) == 503
+        assert rig.home.websockets == []
+
+    def test_without_compression_no_extension_is_agreed(self) -> None:
+        for compression, agreed in ((True, True), (rawws.DeflateOptions(), True), (False, False)):
+            rig = Rig(Site(rawws.EchoProtocol(), compression=compression))
+            answer = rig.ask(handshake("/", b"Sec-WebSocket-Extensions: permessage-deflate"))
+            assert (b"Sec-WebSocket-Extensions" in answer) is agreed
+
+    @pytest.mark.parametrize(
+        ("arguments", "start", "body"),
+        [
+            ((), b"HTTP/1.1 403 Forbidden\r\n", b"Forbidden.\n"),
+            ((401, "Who are you?"), b"HTTP/1.1 401 Unauthorized\r\n", b"Who are you?\n"),
+            ((302, b"\x00", [("Location", "/x")]), b"HTTP/1.1 302 Found\r\nLocation: /x\r\n", b"\x00"),
+        ],
+    )
+    def test_a_rejection_is_a_whole_answer(self, rig: Rig, arguments: Any, start: bytes, body: bytes) -> None:
+        rig.ask(handshake("/ws"))
+        with rig.transport.cork():
+            rig.home.websockets[0].reject_nowait(*arguments)
+        answer = rig.transport.take()
+        assert answer.startswith(start)
+        assert answer.endswith(b"\r\n\r\n" + body)
+        assert b"Connection: close" in answer
+
+    @pytest.mark.parametrize("code", [101, 200, 299, 600])
+    def test_a_rejection_has_a_status_that_rejects(self, rig: Rig, code: int) -> None:
+        rig.ask(handshake("/ws"))
+        with pytest.raises(ValueError, match="300 to 599"):
+            rig.home.websockets[0].reject_nowait(code)
+
+
+class TestBackPressure:
+    def test_nothing_is_read_or_answered_while_an_answer_does_not_leave(self, site: Site) -> None:
+        rig = Rig(site, window=1000)
+        rig.transport.data(ask("GET", "/big") * 5)
+        assert rig.transport.paused
+        assert rig.transport.queued < BIG + 1000  # one answer, not five
+        answers = bytearray(rig.transport.take())
+        while answers.count(b"HTTP/1.1 200 OK") < 5 or rig.transport.queued:
+            rig.transport.read(50_000)
+            assert rig.transport.queued < 2 * BIG
+            rig.transport.proceed_all()
+            answers += rig.transport.take()
+        assert not rig.transport.paused
+        assert len(answers) > 5 * BIG
+
+    def test_what_was_under_way_when_reading_paused_waits_too(self, site: Site) -> None:
+        rig = Rig(site, window=1000)
+        rig.transport.data(ask("GET", "/big"))
+        rig.transport.data(ask("GET", "/nowhere"))  # a stream's reader may have had it in hand
+        assert rig.transport.queued < BIG + 1000
+        rig.transport.read()
+        rig.transport.proceed_all()
+        assert b"HTTP/1.1 404 Not Found" in rig.transport.take()
+
+    def test_a_crowd_of_requests_lets_other_connections_have_their_turn(self, rig: Rig) -> None:
+        rig.transport.slice_is_over = True
+        turns = 1
+        answers = rig.ask(GET * 5)
+        assert rig.transport.paused
+        while rig.transport.proceed():
+            turns += 1
+            answers += rig.transport.take()
+        assert turns == 5
+        assert answers.count(b"HTTP/1.1 200 OK") == 5
+        assert not rig.transport.paused
+
+    def test_a_peer_that_is_stalled_is_cut(self, site: Site) -> None:
+        rig = Rig(site, window=0)
+        rig.transport.data(ask("GET", "/big"))
+        rig.exchange.stalled(10)
+        assert rig.transport.aborted
+
+    def test_a_slow_peer_has_its_time_for_a_last_answer(self, site: Site) -> None:
+        rig = Rig(site, window=1000)
+        rig.transport.data(ask("GET", "/big", "Connection: close"))
+        for _ in range(3):
+            rig.transport.pass_time(20)  # as long as bytes leave, the transport's own deadline is not reached
+            assert rig.transport.closing_by is None
+            rig.transport.read(10_000)
+        rig.transport.read()
+        assert rig.transport.closing_by == rig.transport.clock + 5
+        assert len(rig.transport.take()) > BIG
+
+
+class TestDeadlines:
+    def test_a_head_that_does_not_end_gets_408_after_head_timeout(self, rig: Rig) -> None:
+        rig.transport.data(GET[:-1])
+        rig.transport.pass_time(9.9)
+        assert rig.transport.take() == b""
+        rig.transport.pass_time(0.1)
+        assert status(rig.transport.take()) == 408
+        assert rig.home.told == ["head"]
+        rig.transport.pass_time(1)
+        assert rig.transport.aborted
+
+    def test_a_peer_that_says_nothing_is_just_closed(self, rig: Rig) -> None:
+        rig.transport.pass_time(10)
+        assert rig.transport.take() == b""
+        closing_by = rig.transport.closing_by
+        assert closing_by is not None
+        rig.exchange.shut_down()  # while it lingers
+        assert rig.transport.closing_by == closing_by
+
+    def test_an_answer_starts_the_clock_anew(self, rig: Rig) -> None:
+        for _ in range(3):
+            rig.transport.pass_time(9)
+            assert status(rig.ask(GET)) == 200
+        rig.transport.pass_time(10)
+        assert rig.transport.closing_by is not None
+
+    def test_the_clock_stands_still_while_an_answer_leaves(self, site: Site) -> None:
+        rig = Rig(site, window=1000)
+        rig.transport.data(ask("GET", "/big"))
+        rig.transport.pass_time(60)
+        assert rig.transport.closing_by is None
+        rig.transport.read()
+        rig.transport.proceed_all()
+        rig.transport.pass_time(20)
+        assert rig.transport.closing_by is not None
+
+
+class TestShutdown:
+    def test_an_idle_connection_is_just_closed(self, rig: Rig) -> None:
+        rig.ask(GET)
+        assert not rig.exchange.shut_down()  # and not waited for
+        assert rig.transport.take() == b""
+        assert rig.transport.closing_by is not None
+
+    def test_half_a_request_is_answered_with_503(self, rig: Rig) -> None:
+        rig.ask(GET[:20])
+        assert rig.exchange.shut_down()
+        assert status(rig.transport.take()) == 503
+
+    def test_an_answer_under_way_leaves_first(self, site: Site) -> None:
+        rig = Rig(site, window=1000)
+        rig.transport.data(ask("GET", "/big"))
+        assert rig.exchange.shut_down()
+        assert rig.transport.closing_by is None
+        rig.transport.read()
+        assert len(rig.transport.take()) > BIG
+        assert rig.transport.closing_by is not None
+
+    def test_what_comes_after_the_last_answer_is_ignored(self, rig: Rig) -> None:
+        rig.exchange.refuse(503, "Too many.")
+        assert status(rig.transport.take()) == 503
+        rig.exchange.data(GET, rig.transport.clock)  # was under way
+        rig.exchange.proceed(rig.transport.clock)
+        rig.exchange.shut_down()
+        rig.exchange.refuse(400, "Again.")
+        assert rig.transport.take() == b""
+
+    def test_the_end_of_the_stream_is_told_once(self, rig: Rig) -> None:
+        rig.transport.eof()
+        assert rig.home.told == ["gone"]
+        assert rig.exchange.due(rig.transport.clock + 100) == float("inf")
+        rig.exchange.drained()
+
+
+def test_a_bundled_page_goes_out_under_a_policy_and_another_folder_without_one(site: Site) -> None:
+    assert b"Content-Security-Policy: default-src 'none'" in Rig(Site({}, static=StaticFiles.bundled())).ask(GET)
+    assert b"Content-Security-Policy" not in Rig(site).ask(GET)
+
+
+def test_the_key_of_a_client_is_in_no_answer(rig: Rig) -> None:
+    assert KEY not in rig.ask(handshake("/protocol"))
+
+
+def test_high_water_is_more_than_a_short_answer(rig: Rig) -> None:
+    """The tests above rely on it: their big file is over it, a refusal far below."""
+    assert BIG > HIGH_WATER > len(rig.ask(b"x\r\n\r\n"))

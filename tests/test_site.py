@@ -1,0 +1,123 @@
+"""What is checked when a site is made, and where a request finds its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import rawws
+from rawws.errors import HandshakeError
+from rawws.http import Headers
+from rawws.site import Site, health, remote_host
+from rawws.static_files import StaticFiles
+from tests.raw_client import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rawws.http import Address
+
+
+def request(path: str, method: str = "GET", client: Address = None) -> rawws.Request:
+    return rawws.Request(method, path, path, "", Headers(), client=client)
+
+
+class TestChecks:
+    @pytest.mark.parametrize("app", [None, "echo", 3, {"/": None}, rawws.EchoProtocol, {"/": rawws.EchoProtocol}])
+    def test_what_is_no_application_is_a_type_error(self, app: Any) -> None:
+        with pytest.raises(TypeError, match="an application is"):
+            Site(app)
+
+    @pytest.mark.parametrize("path", ["", "echo", "/echo?x=1", "/echo#top"])
+    def test_a_path_that_no_request_has_is_a_value_error(self, path: str) -> None:
+        with pytest.raises(ValueError, match="begins with a slash"):
+            Site({path: echo})
+        with pytest.raises(ValueError, match="begins with a slash"):
+            Site({}, pages={path: health})
+
+    def test_a_page_is_a_function(self) -> None:
+        with pytest.raises(TypeError, match="a page is"):
+            Site({}, pages={"/": "hello"})  # type: ignore[dict-item]
+
+    def test_origins_are_a_collection_of_origins(self) -> None:
+        assert Site(echo).origins is None
+        assert Site(echo, origins="*").origins == "*"
+        assert Site(echo, origins=["https://example.com", "*"]).origins == {"https://example.com", "*"}
+        with pytest.raises(ValueError, match="a collection of origins"):
+            Site(echo, origins="https://example.com")
+        with pytest.raises(ValueError, match="not an origin"):
+            Site(echo, origins=["https://example.com/"])
+
+    def test_a_folder_that_is_not_there_is_an_oserror(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            Site(echo, static=tmp_path / "nowhere")
+
+    def test_the_settings_have_defaults(self) -> None:
+        site = Site(echo)
+        assert site.limits == rawws.Limits()
+        assert site.compression == rawws.DeflateOptions()
+        assert site.fast_lane
+        options = rawws.DeflateOptions(server_max_window_bits=10)
+        limits = rawws.Limits(max_connections=7)
+        site = Site(echo, compression=options, limits=limits, fast_lane=False)
+        assert (site.compression, site.limits, site.fast_lane) == (options, limits, False)
+        assert Site(echo, compression=False).compression is None
+
+
+class TestRouting:
+    def test_one_application_is_everywhere_several_are_where_they_are_said_to_be(self) -> None:
+        assert Site(echo).find_app("/any/where") is echo
+        site = Site({"/echo": echo})
+        assert site.find_app("/echo") is echo
+        assert site.find_app("/echo/") is None
+        assert site.find_app("/") is None
+
+    def test_an_application_that_is_false_in_a_condition_is_one_all_the_same(self) -> None:
+        class Empty(rawws.Protocol):
+            def __len__(self) -> int:
+                return 0
+
+        app = Empty()
+        assert Site(app).find_app("/") is app
+
+    def test_pages_come_before_files_and_files_before_the_hint_at_a_websocket(self, tmp_path: Path) -> None:
+        for name in ("page", "file"):
+            (tmp_path / name).write_text(name)
+        page = rawws.Response.text(200, "the page")
+        site = Site(echo, static=StaticFiles.load(tmp_path), pages={"/page": lambda request: page})
+        assert site.respond(request("/page")) is page
+        assert site.respond(request("/page", "HEAD")) is page
+        assert site.respond(request("/file")).body == b"file"
+        assert site.respond(request("/ws")).status == 426
+        with pytest.raises(HandshakeError) as caught:
+            site.respond(request("/page", "PUT"))
+        assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
+        with pytest.raises(HandshakeError) as caught:
+            site.respond(request("/ws", "PUT"))
+        assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET"),))
+
+    def test_where_there_is_nothing_is_404(self) -> None:
+        assert Site({}).respond(request("/")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("client", "host"),
+    [
+        (("127.0.0.1", 1), None),
+        (("127.9.9.9", 1), None),
+        (("::1", 1), None),
+        (("::ffff:127.0.0.1", 1), None),
+        (("/a/socket"), None),
+        (None, None),
+        (("192.0.2.1", 1), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 1), "192.0.2.1"),
+        (("2001:db8::1", 1), "2001:db8::1"),
+        (("fe80::1%eth0", 1), "fe80::1%eth0"),
+        (("a.name", 1), "a.name"),
+    ],
+)
+def test_health_is_told_to_this_machine_alone(client: Address, host: str | None) -> None:
+    assert remote_host(client) == host
+    response = health(request("/health", client=client))
+    assert (response.status, response.body) == ((200, b"ok\n") if host is None else (404, b"There is nothing here.\n"))
