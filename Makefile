@@ -2,7 +2,7 @@
 # installed (`python3 -m venv .venv && .venv/bin/pip install -e '.[test]'`).
 
 PYTHON ?= .venv/bin/python
-SANS_IO = errors limits deflate handshake http masking encoder frames connection
+SANS_IO = errors limits transport deflate handshake http masking encoder frames protocol states connection
 
 .PHONY: help test test-lane-off coverage lint format types autobahn autobahn-ci browser screenshots fuzz build clean
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from rawws.connection import TRANSITIONS, Action, Connection, Event, SendStatus, State
+from rawws.connection import Connection, SendStatus
 from rawws.deflate import DeflateOptions, DeflateParameters
 from rawws.encoder import Encoder, SharedMessage
 from rawws.errors import CloseCode, ConnectionClosed
 from rawws.frames import Control, Decoder
 from rawws.limits import Limits
+from rawws.states import TRANSITIONS, Action, Event, State
 from rawws.transport import HIGH_WATER, LOW_WATER, Receiver, Transport
 from tests.conftest import FAST_LANE
 from tests.memory_transport import MemoryTransport

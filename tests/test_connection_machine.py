@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rawws.connection import SendStatus, State
+from rawws.connection import SendStatus
 from rawws.deflate import DeflateOptions
 from rawws.encoder import Encoder, SharedMessage, close_payload
 from rawws.errors import ConnectionClosed
 from rawws.frames import CLOSE, PING, PONG, Control, Decoder
 from rawws.limits import Limits
+from rawws.states import State
 from rawws.transport import HIGH_WATER, READ_SIZE
 from tests.memory_transport import MemoryTransport
 from tests.test_connection import CONTEXT, NO_CONTEXT, Application, noise

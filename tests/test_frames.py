@@ -18,7 +18,7 @@ from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
 from rawws.deflate import DeflateParameters
 from rawws.errors import FrameError
-from rawws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Control, Decoder, _Rules
+from rawws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, PROGRESS, TEXT, Control, Decoder, _Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,6 +47,13 @@ class Came(NamedTuple):
 Event: TypeAlias = str | bytes | Came | Failed
 
 EMPTY_FRAGMENT = Came(CONTINUATION)
+
+
+def next_event(decoder: Decoder) -> str | bytes | Control | None:
+    """The decoder's next event that says more than that a frame came."""
+    while (event := decoder.next()) is PROGRESS:
+        pass
+    return event
 
 
 def ping(payload: bytes = b"") -> Came:
@@ -104,7 +111,7 @@ def pull(decoder: Decoder) -> list[Event]:
     events: list[Event] = []
     while True:
         try:
-            event = decoder.next()
+            event = next_event(decoder)
         except FrameError as exc:
             return [*events, Failed(exc.code, exc.reason)]
         if event is None:
@@ -249,12 +256,12 @@ class TestMessages:
     def test_many_messages_in_one_read_come_one_at_a_time_and_in_order(self, peer: Peer) -> None:
         decoder = peer.decoder()
         decoder.feed(peer.frame(0x81, b"a") + peer.frame(0x82, b"b") + peer.frame(0x89, b"c") + b"\x81")
-        assert decoder.next() == "a"
+        assert next_event(decoder) == "a"
         assert decoder.undecoded == len(peer.frame(0x82, b"b") + peer.frame(0x89, b"c")) + 1
-        assert decoder.next() == b"b"
-        assert isinstance(decoder.next(), Control)
+        assert next_event(decoder) == b"b"
+        assert isinstance(next_event(decoder), Control)
         assert decoder.undecoded == 1
-        assert decoder.next() is None
+        assert next_event(decoder) is None
         assert decoder.undecoded == 1
 
     def test_bytes_that_were_fed_and_not_pulled_stay_before_later_ones(self, peer: Peer) -> None:
@@ -269,13 +276,13 @@ class TestMessages:
         for cut in range(len(wire)):
             decoder = peer.decoder()
             decoder.feed(wire[:cut])
-            assert [decoder.next() for _ in range(3)] == [None] * 3
+            assert [next_event(decoder) for _ in range(3)] == [None] * 3
             decoder.feed(wire[cut:])
-            assert decoder.next() == bytes(size)
+            assert next_event(decoder) == bytes(size)
 
     def test_a_fresh_decoder_has_nothing(self, peer: Peer) -> None:
         decoder = peer.decoder()
-        assert decoder.next() is None
+        assert next_event(decoder) is None
         assert decoder.undecoded == 0
 
     def test_masking_keys_may_be_anything_and_differ(self, lane: bool) -> None:
@@ -568,7 +575,7 @@ class TestLimits:
             for _ in range(100):
                 decoder.feed(bytes(KIB))
             assert decoder.undecoded <= KIB
-            assert decoder.next() is None
+            assert next_event(decoder) is None
             assert decoder.undecoded == 0
 
     def test_trap_19_bytes_after_a_discard_are_dropped(self, peer: Peer) -> None:
@@ -576,7 +583,7 @@ class TestLimits:
         for begun in (b"", hello[:1], hello[:-1], hello * 3, peer.frame(0x02, b"x")):
             decoder = peer.decoder()
             decoder.feed(begun)
-            decoder.next()
+            next_event(decoder)
             decoder.discard()
             assert decoder.undecoded == 0
             assert decoder.take_partial() is None
@@ -737,12 +744,12 @@ class TestTakePartial:
         pieces: list[str | bytes] = []
         for begin, stop in ((0, start), (start, start + 1), (start + 1, start + 50), (start + 50, len(wire) - 1)):
             decoder.feed(wire[begin:stop])
-            assert decoder.next() is None
+            assert next_event(decoder) is None
             piece = decoder.take_partial()
             pieces.append(piece or (b"" if first == 0x82 else ""))
         assert len(pieces[2]) == (49 if first == 0x82 else 16)
         decoder.feed(wire[-1:])
-        rest = decoder.next()
+        rest = next_event(decoder)
         assert isinstance(rest, (str, bytes))
         pieces.append(rest)
         if first == 0x82:
@@ -751,7 +758,7 @@ class TestTakePartial:
             assert "".join(piece for piece in pieces if isinstance(piece, str)) == payload.decode()
         assert decoder.take_partial() is None
         decoder.feed(peer.frame(0x81, b"next"))
-        assert decoder.next() == "next"
+        assert next_event(decoder) == "next"
 
     def test_fragments_are_taken_as_they_arrive(self, peer: Peer) -> None:
         decoder = peer.decoder()
@@ -1212,3 +1219,17 @@ def test_the_lane_changes_nothing_for_a_client(wire: bytes, cuts: list[int], lim
         decoder = Decoder(is_client=True, max_message_size=limit, max_fragments=5, fast_lane=fast_lane)
         results.append(decode(decoder, cut_up(wire, cuts)))
     assert results[0] == results[1]
+
+
+def test_a_frame_that_ends_nothing_is_told_so_that_whoever_pulls_may_stop() -> None:
+    decoder = Decoder(is_client=True, max_message_size=100, max_fragments=100)
+    # A text fragment, a continuation, an empty continuation, the last frame: "a", "b", "", "c".
+    decoder.feed(b"\x01\x01a" b"\x00\x01b" b"\x00\x00" b"\x80\x01c")
+    assert decoder.next() is PROGRESS
+    assert decoder.next() is PROGRESS
+    empty = decoder.next()
+    assert isinstance(empty, Control)
+    assert empty is not PROGRESS
+    assert empty.opcode == CONTINUATION
+    assert decoder.next() == "abc"
+    assert decoder.next() is None

@@ -22,7 +22,7 @@ SOURCE: Final = Path(rawws.__file__).parent
 LAYERS: Final = (
     ("errors", "limits", "_version"),
     ("transport", "deflate", "masking", "http", "handshake", "frames", "encoder"),
-    ("protocol", "connection"),
+    ("protocol", "states", "connection"),
     ("reactor", "stream"),
     ("pace", "pieces", "websocket"),
     ("static_files", "site", "exchange", "server"),

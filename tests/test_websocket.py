@@ -11,7 +11,7 @@ import trio
 
 import rawws
 from rawws import ConnectionClosed, Limits, SendStatus
-from rawws.connection import State
+from rawws.states import Event, State
 
 from .drivers import (
     BINARY,

@@ -18,116 +18,20 @@ Cost: a message costs one pull, one delivery and one write. This module knows no
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum, Flag, auto
+from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from .encoder import Encoder, SharedMessage, close_payload
 from .errors import CloseCode, ConnectionClosed, FrameError
-from .frames import CLOSE, PING, PONG, Control, Decoder
+from .frames import CLOSE, PING, PONG, PROGRESS, Control, Decoder
+from .states import TRANSITIONS, Action, Event, State
 from .transport import HIGH_WATER, Receiver, Transport
 
 if TYPE_CHECKING:
     from .limits import Limits, SlowConsumerPolicy
 
-__all__ = ["TRANSITIONS", "Action", "Connection", "Event", "SendStatus", "State"]
-
-
-class State(Enum):
-    """Where a connection is in its life."""
-
-    CONNECTING = auto()
-    """The opening handshake is not answered."""
-    OPEN = auto()
-    PEER_CLOSED = auto()
-    """The peer's Close was read, ours is not queued: sending still works, reading has stopped."""
-    FAILED = auto()
-    """The peer broke a rule or a limit, our Close is not queued: sending still works, reading has stopped."""
-    CLOSING = auto()
-    """Our Close is queued, the peer's has not come: messages are read and discarded."""
-    CLOSED = auto()
-
-
-class Event(Enum):
-    """What moves a connection from one state to the next."""
-
-    ACCEPT = auto()
-    LOCAL_CLOSE = auto()
-    """The application, its end, or the server's shutdown."""
-    PEER_CLOSE = auto()
-    FAILURE = auto()
-    """_Fail the WebSocket Connection_ (RFC 6455 §7.1.7)."""
-    EOF = auto()
-    TIMEOUT = auto()
-    """The closing handshake has taken `close_timeout`."""
-    CUT = auto()
-    """The connection is not worth waiting for: no progress, a cancelled close, the end of a shutdown."""
-
-
-class Action(Flag):
-    """What a transition does."""
-
-    NOTHING = 0
-    STOP_READING = auto()
-    """What arrived before the end is still delivered; nothing after it is read."""
-    DISCARD = auto()
-    """Nothing that arrived is delivered any more."""
-    SEND_CLOSE = auto()
-    FINISH = auto()
-    """End the TCP connection in order: what is queued, FIN, the peer's FIN."""
-    ABORT = auto()
-
-
-_N, _S, _D = Action.NOTHING, Action.STOP_READING, Action.DISCARD
-_ANSWER = Action.SEND_CLOSE | Action.FINISH
-_CUT = Action.STOP_READING | Action.DISCARD | Action.ABORT
-_S0, _S1, _S2, _S3, _S4, _S5 = State
-
-TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
-    (_S0, Event.ACCEPT): (_S1, _N),
-    (_S0, Event.LOCAL_CLOSE): (_S5, Action.FINISH),
-    (_S0, Event.PEER_CLOSE): (_S0, _N),  # nothing is read before the handshake is answered
-    (_S0, Event.FAILURE): (_S0, _N),
-    (_S0, Event.EOF): (_S5, _N),
-    (_S0, Event.TIMEOUT): (_S5, Action.ABORT),
-    (_S0, Event.CUT): (_S5, Action.ABORT),
-    (_S1, Event.ACCEPT): (_S1, _N),
-    (_S1, Event.LOCAL_CLOSE): (_S4, _D | Action.SEND_CLOSE),
-    (_S1, Event.PEER_CLOSE): (_S2, _S),
-    (_S1, Event.FAILURE): (_S3, _S),
-    (_S1, Event.EOF): (_S5, _N),  # what had arrived is still delivered
-    (_S1, Event.TIMEOUT): (_S1, _N),
-    (_S1, Event.CUT): (_S5, _CUT),
-    (_S2, Event.ACCEPT): (_S2, _N),
-    (_S2, Event.LOCAL_CLOSE): (_S5, _D | _ANSWER),  # §5.5.1: it echoes the peer's code
-    (_S2, Event.PEER_CLOSE): (_S2, _N),
-    (_S2, Event.FAILURE): (_S2, _N),
-    (_S2, Event.EOF): (_S5, _N),
-    (_S2, Event.TIMEOUT): (_S5, _ANSWER),
-    (_S2, Event.CUT): (_S5, _CUT),
-    (_S3, Event.ACCEPT): (_S3, _N),
-    (_S3, Event.LOCAL_CLOSE): (_S5, _D | _ANSWER),  # §7.1.7: the failure's code, and no wait for the peer's Close
-    (_S3, Event.PEER_CLOSE): (_S3, _N),
-    (_S3, Event.FAILURE): (_S3, _N),
-    (_S3, Event.EOF): (_S5, _N),
-    (_S3, Event.TIMEOUT): (_S5, _ANSWER),
-    (_S3, Event.CUT): (_S5, _CUT),
-    (_S4, Event.ACCEPT): (_S4, _N),
-    (_S4, Event.LOCAL_CLOSE): (_S4, _N),  # the first code wins
-    (_S4, Event.PEER_CLOSE): (_S5, _S | Action.FINISH),
-    (_S4, Event.FAILURE): (_S5, _S | Action.FINISH),  # one Close frame is all that a peer ever gets
-    (_S4, Event.EOF): (_S5, _N),
-    (_S4, Event.TIMEOUT): (_S5, _CUT),
-    (_S4, Event.CUT): (_S5, _CUT),
-    (_S5, Event.ACCEPT): (_S5, _N),
-    (_S5, Event.LOCAL_CLOSE): (_S5, _D),
-    (_S5, Event.PEER_CLOSE): (_S5, _S),  # like FAILURE, found in what had arrived before EOF
-    (_S5, Event.FAILURE): (_S5, _S),
-    (_S5, Event.EOF): (_S5, _N),
-    (_S5, Event.TIMEOUT): (_S5, _N),
-    (_S5, Event.CUT): (_S5, Action.ABORT),  # the TCP connection may still be waiting for the peer's FIN
-}
-"""Every state and event: the next state, and what is done on the way."""
+__all__ = ["Connection", "SendStatus"]
 
 
 class SendStatus(Enum):
@@ -145,6 +49,11 @@ class SendStatus(Enum):
 
 # The hot paths below compare against these names: a module global is found faster than a member of an Enum.
 _OPEN: Final = State.OPEN
+_STOP_READING: Final[int] = Action.STOP_READING.value
+_DISCARD: Final[int] = Action.DISCARD.value
+_SEND_CLOSE: Final[int] = Action.SEND_CLOSE.value
+_FINISH: Final[int] = Action.FINISH.value
+_ABORT: Final[int] = Action.ABORT.value
 _SENT: Final = SendStatus.SENT
 _QUEUED: Final = SendStatus.QUEUED
 
@@ -351,7 +260,8 @@ class Connection(Receiver):
                 if message is None:
                     break
                 if isinstance(message, Control):
-                    self._control(message, now)
+                    if message is not PROGRESS:
+                        self._control(message, now)
                     budget -= 1024
                 else:
                     if not self._discarding:
@@ -749,23 +659,26 @@ class Connection(Receiver):
 
     def _happen(self, event: Event) -> None:
         """Move to the next state and do what belongs to it."""
-        self._state, action = TRANSITIONS[self._state, event]
-        if action & Action.STOP_READING:
+        self._state, actions = TRANSITIONS[self._state, event]
+        action = actions.value
+        if not action:
+            return
+        if action & _STOP_READING:
             self._hold(_ENDED)
             assert self._decoder is not None
             self._decoder.discard()
-        if action & Action.DISCARD:
+        if action & _DISCARD:
             self._discarding = True
             if self._queue:
                 self._queue.clear()
             self._queue_size = 0
-        if action & Action.SEND_CLOSE:
+        if action & _SEND_CLOSE:
             self._send_close()
-        if action & Action.FINISH:
+        if action & _FINISH:
             self._transport.close(self._close_by)
-        if action & Action.ABORT:
+        if action & _ABORT:
             self._transport.abort()
-        if action & Action.DISCARD and self._state is State.CLOSING:
+        if action & _DISCARD and self._state is State.CLOSING:
             # The peer's Close may stand behind anything that was held back.
             self._release(_QUEUE_FULL | _BACKPRESSURE | _TIME_SLICE | _CLOSE_ASKED)
 

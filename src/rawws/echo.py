@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .chat import Chat
 from .errors import CloseCode
 from .manager import ConnectionManager
 from .protocol import Protocol
@@ -71,4 +72,5 @@ def applications() -> dict[str, Handler | Protocol]:
         "/echo": EchoProtocol(),
         "/echo/task": echo,
         "/broadcast": BroadcastProtocol(),
+        "/chat": Chat(),
     }

@@ -49,6 +49,7 @@ __all__ = [
     "MAX_CONTROL_PAYLOAD",
     "PING",
     "PONG",
+    "PROGRESS",
     "TEXT",
     "Control",
     "Decoder",
@@ -94,6 +95,8 @@ class Control:
 
 
 _EMPTY_FRAGMENT: Final = Control(CONTINUATION)
+PROGRESS: Final = Control(CONTINUATION)
+"""What `next` returns for a frame that ends nothing: one read can hold thousands, and whoever pulls may stop."""
 
 
 class _Rules(Extension):
@@ -536,9 +539,9 @@ class Decoder:
         self._in_message = True
         self._keep(payload)
         assert self._rules is not None
-        if frame.frame_finished and self._rules.empty:
-            return _EMPTY_FRAGMENT
-        return None
+        if not frame.frame_finished:
+            return None
+        return _EMPTY_FRAGMENT if self._rules.empty else PROGRESS
 
     def _keep(self, payload: str | bytes) -> None:
         if isinstance(payload, str):

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, final
 import trio
 from trio.lowlevel import Abort, current_task, disable_ki_protection, reschedule, wait_task_rescheduled
 
-from .connection import Connection, Event, SendStatus, State
+from .connection import Connection, SendStatus
 from .encoder import Encoder, close_payload
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
 from .pace import breathe
 from .pieces import MessageChunks, MessageWriter
+from .states import Event, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
