@@ -31,7 +31,7 @@ from .transport import HIGH_WATER, Receiver, Transport
 if TYPE_CHECKING:
     from .limits import Limits, SlowConsumerPolicy
 
-__all__ = ["Connection", "SendStatus"]
+__all__ = ["LARGE", "Connection", "SendStatus"]
 
 
 class SendStatus(Enum):
@@ -63,6 +63,9 @@ _BACKPRESSURE: Final = 2
 _TIME_SLICE: Final = 4
 _CLOSE_ASKED: Final = 8
 _ENDED: Final = 16
+
+LARGE: Final = 32_768
+"""Bytes (characters for text) from which on a message is sent without copying it behind its header."""
 
 _SLICE_COST: Final = 16_384
 """Bytes of messages (and 1 KiB for each) between two looks at the clock while decoding."""
@@ -389,16 +392,30 @@ class Connection(Receiver):
         transport = self._transport
         if self._crowded or transport.queued > self._high_water:
             return self._send_crowded(message, compress, policy)
-        assert self._encoder is not None
-        frame = self._encoder.message(message, compress)
-        self.messages_sent += 1
-        self.bytes_sent += len(frame)
-        transport.write(frame)
+        if len(message) >= LARGE:
+            self._send_large(message, compress)
+        else:
+            assert self._encoder is not None
+            frame = self._encoder.message(message, compress)
+            self.messages_sent += 1
+            self.bytes_sent += len(frame)
+            transport.write(frame)
         if transport.blocked:
             if transport.queued > self._high_water:
                 self._hold(_BACKPRESSURE)
             return _QUEUED
         return _SENT
+
+    def _send_large(self, message: str | bytes | bytearray | memoryview, compress: bool | None) -> None:
+        """Write a message whose payload is not worth copying."""
+        assert self._encoder is not None
+        header, payload = self._encoder.large_message(message, compress)
+        self.messages_sent += 1
+        self.bytes_sent += len(header) + len(payload)
+        transport = self._transport
+        transport.write(header, True)
+        transport.write(payload, True)
+        transport.flush()
 
     def send_shared(self, message: SharedMessage, policy: SlowConsumerPolicy | None = None) -> SendStatus:
         """Send what many peers get; like `send_nowait`, but encoded once for all of them."""
@@ -411,12 +428,11 @@ class Connection(Receiver):
         frame = self._encoder.shared(message)
         self.messages_sent += 1
         self.bytes_sent += len(frame)
-        transport.write(frame)
-        if transport.blocked:
-            if transport.queued > self._high_water:
-                self._hold(_BACKPRESSURE)
-            return _QUEUED
-        return _SENT
+        # Whoever broadcasts is seldom alone: what several send in one turn leaves in one piece.
+        transport.write(frame, True)
+        if transport.queued > self._high_water:
+            self._relieve()
+        return _QUEUED if transport.blocked else _SENT
 
     def _may_send(self) -> bool:
         """Whether messages can still be queued; accepts the handshake if nothing did."""

@@ -189,10 +189,27 @@ class Encoder:
             first = _FIN | BINARY
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
-        if self.compresses(size, compress):
-            payload = self._deflate_with().compress(payload)
-            first |= _RSV1
-        return self._frame(first, payload)
+        return b"".join(self._frame(*self._compressed(first, payload, compress)))
+
+    def large_message(
+        self, message: str | bytes | bytearray | memoryview, compress: bool | None = None
+    ) -> tuple[bytes, bytes]:
+        """Encode a whole message as the header and the payload of one frame, so that the payload is not copied.
+
+        Raises as `message` does.
+        """
+        if isinstance(message, str):
+            return self._frame(*self._compressed(_FIN | TEXT, message.encode(), compress))
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            payload = message if isinstance(message, bytes) else bytes(message)
+            return self._frame(*self._compressed(_FIN | BINARY, payload, compress))
+        raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+
+    def _compressed(self, first: int, payload: bytes, compress: bool | None) -> tuple[int, bytes]:
+        """Compress the payload where that is due, and say so in the first byte of its frame."""
+        if self.compresses(len(payload), compress):
+            return first | _RSV1, self._deflate_with().compress(payload)
+        return first, payload
 
     def shared(self, message: SharedMessage) -> bytes:
         """The bytes of a shared message for this peer."""
@@ -213,7 +230,7 @@ class Encoder:
             piece = self._deflate_with().compress_piece(piece, ends)
             if begins:
                 first |= _RSV1
-        return self._frame(first, piece)
+        return b"".join(self._frame(first, piece))
 
     def control(self, opcode: int, payload: bytes) -> bytes:
         """Encode a control frame.
@@ -223,14 +240,15 @@ class Encoder:
         """
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a control frame holds at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
-        return self._frame(_FIN | opcode, payload)
+        return b"".join(self._frame(_FIN | opcode, payload))
 
-    def _frame(self, first: int, payload: bytes) -> bytes:
+    def _frame(self, first: int, payload: bytes) -> tuple[bytes, bytes]:
+        """Return the header and the payload of a frame as they go on the wire."""
         header = _header(first, len(payload), self._mask_bit)
         if not self._is_client:
-            return header + payload
+            return header, payload
         key = _mask_keys.next()
-        return header + key + apply_mask(payload, key)
+        return header + key, apply_mask(payload, key)
 
     def _deflate_with(self) -> Deflater:
         if self._deflater is None:

@@ -7,14 +7,16 @@ does not keep the other tasks waiting.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task
+from trio import current_effective_deadline
+from trio.lowlevel import current_task
 
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["CALLS_WITHOUT_BLOCKING", "breathe"]
+__all__ = ["CALLS_WITHOUT_BLOCKING", "is_turn_over"]
 
 CALLS_WITHOUT_BLOCKING: Final = 16
 """Calls that one task makes before it lets others run."""
@@ -33,16 +35,18 @@ class _Streak:
 _streak: Final = _Streak()
 
 
-async def breathe() -> None:
-    """Raise `trio.Cancelled` where that is due; yield to other tasks when it is their turn."""
+def is_turn_over() -> bool:
+    """Whether the running task must make a checkpoint now: it is cancelled, or it is the turn of others.
+
+    A function and not an awaitable, because most calls need not wait for anything.
+    """
     task = current_task()
     if _streak.task is not task:
         _streak.task = task
         _streak.calls = 1
     elif _streak.calls >= CALLS_WITHOUT_BLOCKING:
         _streak.calls = 1
-        await checkpoint()
-        return
+        return True
     else:
         _streak.calls += 1
-    await checkpoint_if_cancelled()
+    return current_effective_deadline() == -inf

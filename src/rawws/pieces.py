@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from .errors import CloseCode
-from .pace import breathe
+from .pace import is_turn_over
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,7 +47,8 @@ class MessageChunks:
             trio.BusyResourceError: another task is receiving from this connection.
             RuntimeError: the messages of this connection go to a `Protocol`.
         """
-        await breathe()
+        if is_turn_over():
+            await trio.lowlevel.checkpoint()
         if self._ended:
             raise StopAsyncIteration
         ws = self._ws
@@ -115,7 +116,8 @@ class MessageWriter:
             TypeError: bytes in a text message, or text in a binary one.
             ValueError: text with a lone surrogate.
         """
-        await breathe()
+        if is_turn_over():
+            await trio.lowlevel.checkpoint()
         if not self._entered:
             raise RuntimeError("a message is written inside of `async with`")
         if isinstance(piece, str) is not self._text or not isinstance(piece, (str, bytes, bytearray, memoryview)):

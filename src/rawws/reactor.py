@@ -66,6 +66,8 @@ _LAST_READS: Final = 128
 """Reads at most of what a peer had sent before the connection broke: 8 MiB, more than a kernel keeps by default."""
 _STALE_TIMERS: Final = 64
 """Timers of connections that are gone from which on it is worth looking for them."""
+_PIECES: Final = 64
+"""Pieces that one `sendmsg` takes; well below any system's IOV_MAX."""
 _ACCEPTS: Final = 64
 """Connections that one listener accepts in a batch."""
 _REST_SECONDS: Final = 0.1
@@ -174,9 +176,11 @@ class SocketTransport(Transport):
         out = self._out
         if not out or self.blocked:
             return
-        data = out[0] if len(out) == 1 else self._gather()
+        if len(out) > 1 and self.queued <= READ_SIZE:
+            out[:] = [b"".join(out)]
         try:
-            sent = self._sock.send(data)
+            # Large pieces go as they are: what a message holds is not copied once more to stand behind its header.
+            sent = self._sock.send(out[0]) if len(out) == 1 else self._sock.sendmsg(out[:_PIECES])
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -187,12 +191,10 @@ class SocketTransport(Transport):
             out.clear()
             if self._closing:
                 self._send_fin()
-        elif sent < len(data):
-            out[0] = memoryview(data)[sent:]
-            self._block()
-        else:
-            del out[0]
+        elif self._forget_sent(sent):
             self.flush()
+        else:
+            self._block()
 
     def pause(self) -> None:
         if not self._closing:
@@ -369,12 +371,20 @@ class SocketTransport(Transport):
             if self._peer_done:
                 self._lose(None)
 
-    def _gather(self) -> bytes | memoryview:
-        """Return what to send next: the first piece, or all of them where the first one is short."""
+    def _forget_sent(self, sent: int) -> bool:
+        """Take what has left from the pieces; whether that was all that was tried."""
         out = self._out
-        if len(out[0]) < READ_SIZE:
-            out[:] = [b"".join(out)]
-        return out[0]
+        whole = 0
+        for piece in out[:_PIECES]:
+            if sent < len(piece):
+                break
+            sent -= len(piece)
+            whole += 1
+        del out[:whole]
+        if whole == _PIECES:
+            return True
+        out[0] = memoryview(out[0])[sent:]
+        return False
 
     def _end_of_input(self) -> None:
         """The peer has sent FIN; what is queued to it may still be wanted."""

@@ -18,13 +18,13 @@ from collections import deque
 from typing import TYPE_CHECKING, final
 
 import trio
-from trio.lowlevel import Abort, current_task, disable_ki_protection, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, checkpoint, current_task, disable_ki_protection, reschedule, wait_task_rescheduled
 
-from .connection import Connection, SendStatus
+from .connection import LARGE, Connection, SendStatus
 from .encoder import Encoder, close_payload
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
-from .pace import breathe
+from .pace import is_turn_over
 from .pieces import MessageChunks, MessageWriter
 from .states import Event, State
 
@@ -177,6 +177,7 @@ class WebSocket(Connection):
             ),
             Encoder(is_client=False, deflate=deflate, options=options),
         )
+        self.request.headers.compact()
 
     def reject_nowait(self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
         """Refuse the opening handshake with an HTTP answer, and close.
@@ -237,16 +238,23 @@ class WebSocket(Connection):
             trio.BusyResourceError: another task is receiving from this connection.
             RuntimeError: the messages of this connection go to a `Protocol`.
         """
-        await breathe()
         if self._receiving or not self._queue:
-            queue = self._begin_receiving()
-            try:
-                while not queue:
-                    self._raise_at_end()
-                    await self._park()
-            finally:
-                self._receiving = False
+            await self._wait_for_message()
+        elif is_turn_over():
+            await checkpoint()
+            return await self.receive()  # another task may have taken it meanwhile
         return self._take()
+
+    async def _wait_for_message(self) -> None:
+        """Wait until the queue holds a message, which is a checkpoint, or raise what ended the connection."""
+        queue = self._begin_receiving()
+        try:
+            while not queue:
+                if self._state is not State.OPEN:
+                    self._raise_at_end()
+                await self._park()
+        finally:
+            self._receiving = False
 
     def _begin_receiving(self) -> deque[str | bytes]:
         """Become the one task that waits for messages; accepts the handshake if nothing did."""
@@ -264,12 +272,18 @@ class WebSocket(Connection):
 
     async def __anext__(self) -> str | bytes:
         """Receive the next message; end on a Close from the peer or from us, raise on any other end."""
-        try:
-            return await self.receive()
-        except ConnectionClosed:
-            if self._fatal:
-                raise
-            raise StopAsyncIteration from None
+        if self._receiving or not self._queue:
+            try:
+                await self._wait_for_message()
+            except ConnectionClosed:
+                if self._fatal:
+                    raise
+                raise StopAsyncIteration from None
+            return self._take()
+        if is_turn_over():
+            await checkpoint()
+            return await self.__anext__()
+        return self._take()
 
     def receive_chunks(self) -> MessageChunks:
         """Receive one message in pieces as they arrive: `async for chunk in ws.receive_chunks()`.
@@ -279,11 +293,12 @@ class WebSocket(Connection):
         """
         return MessageChunks(self)
 
-    async def _park(self) -> None:
+    def _park(self) -> Awaitable[object]:
         """Sleep until `_wake`; what was sent leaves first."""
-        self._transport.flush()
+        if self._transport.queued:
+            self._transport.flush()
         self._receiver = current_task()
-        await wait_task_rescheduled(self._stop_waiting)
+        return wait_task_rescheduled(self._stop_waiting)
 
     def _stop_waiting(self, _: object) -> Abort:
         self._receiver = None
@@ -319,15 +334,19 @@ class WebSocket(Connection):
             TypeError: neither text nor bytes.
             ValueError: text with a lone surrogate (RFC 6455 §8.1).
         """
-        await breathe()
+        if is_turn_over():
+            await checkpoint()
         transport = self._transport
         if self._state is State.OPEN and not self._crowded and transport.queued <= self._high_water:
-            assert self._encoder is not None
-            frame = self._encoder.message(message, compress)
-            self.messages_sent += 1
-            self.bytes_sent += len(frame)
-            # With more to read the handler is likely to send again at once: let that leave in one piece.
-            transport.write(frame, bool(self._queue))
+            if len(message) >= LARGE:
+                self._send_large(message, compress)
+            else:
+                assert self._encoder is not None
+                frame = self._encoder.message(message, compress)
+                self.messages_sent += 1
+                self.bytes_sent += len(frame)
+                # With more to read the handler is likely to send again at once: let that leave in one piece.
+                transport.write(frame, bool(self._queue))
             if transport.queued > self._high_water:
                 self._relieve()
             return
@@ -473,8 +492,10 @@ class WebSocket(Connection):
     def _deliver(self, message: str | bytes) -> None:
         if self._app is None:
             self._enqueue(message)
-            if self._receiver is not None:
-                self._wake()
+            task = self._receiver
+            if task is not None:
+                self._receiver = None
+                reschedule(task)
         else:
             try:
                 _call_on_message(self._app, self, message)
