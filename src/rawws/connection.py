@@ -200,7 +200,10 @@ class Connection(Receiver):
             self._early += data  # what came with the request's head, or was under way when reading paused
         elif not self._held & _ENDED:
             self.bytes_received += len(data)
-            decoder.feed(data)
+            if decoder.data:
+                decoder.feed(data)
+            else:
+                decoder.data = data
             self._pump(now)
 
     def proceed(self, now: float) -> None:
@@ -271,6 +274,8 @@ class Connection(Receiver):
                         self.messages_received += 1
                         self._deliver(message)
                     budget -= len(message) + 1024
+                if not decoder.data:
+                    break
                 if budget < 0:
                     budget = _SLICE_COST
                     # A receive queue bounds the work as it is, and may be emptied when no driver is left to go on.

@@ -234,12 +234,15 @@ class Decoder:
         max_fragments: frames of a message; beyond it `next` fails with 1008.
         deflate: what the handshake negotiated, or None.
         fast_lane: False sends every frame through wsproto.
+
+    Attributes:
+        data: what was fed last and not decoded whole; empty when `next` has nothing to say. Whoever finds it empty
+            may as well put bytes there himself.
     """
 
     __slots__ = (
         "_at",
         "_binary",
-        "_data",
         "_deflate",
         "_engine",
         "_fast_lane",
@@ -255,6 +258,7 @@ class Decoder:
         "_slow",
         "_tail",
         "_text",
+        "data",
     )
 
     def __init__(
@@ -273,7 +277,7 @@ class Decoder:
         self._max_fragments = max_fragments
         self._deflate = deflate
         self._fast_lane = fast_lane
-        self._data = b""
+        self.data = b""
         self._at = 0
         # Of the frame that has begun and not ended: bytes to come (_OVER when none may), whether they go to
         # wsproto, and the masking key turned to the next one.
@@ -291,19 +295,19 @@ class Decoder:
     @property
     def undecoded(self) -> int:
         """Bytes that were fed and not decoded yet."""
-        return len(self._data) - self._at
+        return len(self.data) - self._at
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer. What `next` has not decoded yet is kept before them."""
-        if not self._data:
-            self._data = data
+        if not self.data:
+            self.data = data
         elif self._left != _OVER:
-            self._data = self._data[self._at :] + data
+            self.data = self.data[self._at :] + data
         self._at = 0
 
     def discard(self) -> None:
         """Forget everything that was fed, and drop what comes: the connection has ended or failed."""
-        self._data = b""
+        self.data = b""
         self._at = 0
         self._left = _OVER
         self._binary = self._text = None
@@ -324,10 +328,10 @@ class Decoder:
         while True:
             if self._left:
                 event = self._resume_frame()
-                if event is not None or self._left or not self._data:
+                if event is not None or self._left or not self.data:
                     return event
                 continue
-            data = self._data
+            data = self.data
             at = self._at
             size = len(data)
             if size - at < 2:
@@ -344,7 +348,7 @@ class Decoder:
                     if stop <= size:
                         if is_message:
                             if stop == size:
-                                self._data = b""
+                                self.data = b""
                                 self._at = 0
                             else:
                                 self._at = stop
@@ -394,7 +398,7 @@ class Decoder:
 
     def _measure(self, at: int) -> tuple[int, int]:
         """Bytes of the frame header at `at` and of its payload by its account; zeros until it is whole."""
-        data = self._data
+        data = self.data
         second = data[at + 1]
         header = 6 if second & _MASKED else 2
         size = second & 0x7F
@@ -407,8 +411,8 @@ class Decoder:
         return header, size
 
     def _consume(self, stop: int) -> None:
-        if stop == len(self._data):
-            self._data = b""
+        if stop == len(self.data):
+            self.data = b""
             self._at = 0
         else:
             self._at = stop
@@ -419,7 +423,7 @@ class Decoder:
         """Decode the frame whose payload of `size` bytes begins at `start`, or as much as there is of it."""
         if size > self._max_size:
             raise self._too_big()
-        data = self._data
+        data = self.data
         key = data[start - 4 : start] if self._mask_bit else b""
         stop = start + size
         if stop <= len(data):
@@ -448,7 +452,7 @@ class Decoder:
         if self._left == _OVER:
             self.discard()
             return None
-        if not self._data:
+        if not self.data:
             return None
         if self._slow:
             return self._resume_slow()
@@ -458,8 +462,8 @@ class Decoder:
     def _resume_lane(self) -> None:
         """Unmask, check and keep what has come of the frame."""
         at = self._at
-        stop = min(at + self._left, len(self._data))
-        piece = self._data[at:stop]
+        stop = min(at + self._left, len(self.data))
+        piece = self.data[at:stop]
         self._consume(stop)
         self._left -= stop - at
         if self._key:
@@ -494,11 +498,11 @@ class Decoder:
     def _begin_slow(self, at: int) -> bool:
         """Hand the frame at `at` to wsproto from here on; False when too little of it has arrived."""
         header, size = self._measure(at)
-        is_control = self._data[at] & 0x08
-        if not header or (is_control and len(self._data) - at < header + size):
+        is_control = self.data[at] & 0x08
+        if not header or (is_control and len(self.data) - at < header + size):
             # Nothing waits inside wsproto, and a ping that comes in pieces may still go through the lane; but what
             # can already be seen to be wrong fails now.
-            self._judge_header(self._data[at:])
+            self._judge_header(self.data[at:])
             return False
         self._left = header + size
         self._slow = True
@@ -510,8 +514,8 @@ class Decoder:
             self._rules = self._new_rules()
             engine = self._engine = _Engine(self._is_client, [self._rules])
         at = self._at
-        stop = min(at + self._left, len(self._data))
-        engine.receive_bytes(self._data[at:stop])
+        stop = min(at + self._left, len(self.data))
+        engine.receive_bytes(self.data[at:stop])
         self._left -= stop - at
         self._consume(stop)
         event: str | bytes | Control | None = None

@@ -32,6 +32,12 @@ _SMALL: Final = 512
 _WORTH_IMPORTING: Final = 4096
 """Bytes from which on a payload imports NumPy: 3 times as fast as the strides there, 1.3 times at 1 KiB."""
 
+_SHORT: Final = 126
+"""Bytes below which a mask is multiplied, not concatenated: most payloads, and those of frames with a short length."""
+_REPEAT: Final = tuple(sum(1 << (32 * word) for word in range((size + 3) // 4)) for size in range(_SHORT))
+_CUT: Final = tuple(-size % 4 * 8 for size in range(_SHORT))
+_from_bytes: Final = int.from_bytes
+
 _XOR_TABLES: Final = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
 
@@ -43,10 +49,12 @@ def apply_mask(data: _Buffer, key: bytes) -> bytes:
         key: the four bytes of the masking key, rotated to the offset of the first byte of `data`.
     """
     size = len(data)
+    if size < _SHORT:
+        # The mask of so many bytes is the key times a number of ones, one for each time that it stands there.
+        mask = _from_bytes(key, "big") * _REPEAT[size] >> _CUT[size]
+        return (_from_bytes(data, "big") ^ mask).to_bytes(size, "big")
     if size < _SMALL:
-        # The body of `mask_with_integers` once more: most payloads are small, and one more call would show.
-        mask = int.from_bytes((key * (size // 4 + 1))[:size], "big")
-        return (int.from_bytes(data, "big") ^ mask).to_bytes(size, "big")
+        return mask_with_integers(data, key)
     return _mask_large(data, key)
 
 

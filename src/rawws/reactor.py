@@ -153,7 +153,11 @@ class SocketTransport(Transport):
         if self._dead:
             return
         out = self._out
-        if not out and not more and not self._corked and not self._reactor.in_batch:
+        if self._corked:
+            out.append(data)
+            self.queued += len(data)
+            return
+        if not out and not more and not self._reactor.in_batch:
             try:
                 sent = self._sock.send(data)
             except BlockingIOError:
@@ -168,7 +172,7 @@ class SocketTransport(Transport):
             return
         out.append(data)
         self.queued += len(data)
-        if not self._corked and not self._dirty and not self.blocked:
+        if not self._dirty and not self.blocked:
             self._dirty = True
             self._reactor.flush_soon(self)
 
@@ -176,11 +180,15 @@ class SocketTransport(Transport):
         out = self._out
         if not out or self.blocked:
             return
-        if len(out) > 1 and self.queued <= READ_SIZE:
-            out[:] = [b"".join(out)]
         try:
-            # Large pieces go as they are: what a message holds is not copied once more to stand behind its header.
-            sent = self._sock.send(out[0]) if len(out) == 1 else self._sock.sendmsg(out[:_PIECES])
+            if len(out) == 1:
+                sent = self._sock.send(out[0])
+            elif self.queued <= READ_SIZE:
+                out[:] = [b"".join(out)]
+                sent = self._sock.send(out[0])
+            else:
+                # Large pieces go as they are: a payload is not copied once more to stand behind its header.
+                sent = self._sock.sendmsg(out[:_PIECES])
         except BlockingIOError:
             sent = 0
         except OSError as exc:

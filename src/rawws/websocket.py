@@ -489,6 +489,7 @@ class WebSocket(Connection):
 
     # -- what Connection asks ------------------------------------------------------------------------------
 
+    @disable_ki_protection
     def _deliver(self, message: str | bytes) -> None:
         if self._app is None:
             self._enqueue(message)
@@ -498,7 +499,7 @@ class WebSocket(Connection):
                 reschedule(task)
         else:
             try:
-                _call_on_message(self._app, self, message)
+                self._app.on_message(self, message)
             except Exception:
                 self._crash("on_message")
 
@@ -597,11 +598,6 @@ class WebSocket(Connection):
 @disable_ki_protection
 def _call_on_open(app: Protocol, ws: WebSocket) -> None:
     app.on_open(ws)
-
-
-@disable_ki_protection
-def _call_on_message(app: Protocol, ws: WebSocket, message: str | bytes) -> None:
-    app.on_message(ws, message)
 
 
 @disable_ki_protection
