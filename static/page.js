@@ -1,123 +1,285 @@
-// The page: what is typed goes to the server, what the server says becomes one list item.
+// The page. In the room “echo”, which is /communicate, only the server answers; all other rooms are those of /chat.
 //
-// Text of the server reaches the document as text nodes only. What was typed is never thrown away: it stays in
-// the field when it cannot be sent, comes back to it when the connection broke before the answer, and outlives
-// a reload.
+// Text of others becomes text nodes and nothing else. What was typed is never thrown away: field and outbox keep it
+// until the server has it, and outlive a reload.
 
+import { Chat } from "./chat.js";
 import { Connection } from "./connection.js";
+import * as log from "./log.js";
 
-const LONGEST_LIST = 500; // list items; older ones go, so that a tab left open for a week stays quick
+const ECHO = "echo";
+const TYPING_EVERY = 2_000; // ms
+const TYPING_LASTS = 4_000; // ms
 const NOT_CONNECTED = "Not connected. Your text stays here until it can be sent.";
 
-const form = document.querySelector("#composer");
-const field = document.querySelector("#messageText");
-const hint = document.querySelector("#hint");
-const log = document.querySelector("#log");
-const messages = document.querySelector("#messages");
-const status = document.querySelector("#status");
-const [statusWords, countdown] = status.children;
+const $ = (id) => document.getElementById(id);
+const [field, hint, nameField, roomField, side, status] = "messageText hint name room side status".split(" ").map($);
+const wide = matchMedia("(min-width: 50rem)");
+const clock = new Intl.DateTimeFormat([], { timeStyle: "short" });
+const calendar = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
 
-const url = new URL("communicate", location.href); // beside the page, also behind a proxy that adds a prefix
-url.protocol = url.protocol.replace("http", "ws"); // http: to ws:, https: to wss:
-const connection = new Connection(url);
+const session = stored("session", "session") || token(); // who we are across reconnects; one a tab
+const outbox = JSON.parse(stored("session", "outbox") || "[]");
+const typists = new Map(); // names, and until when
+let place; // where we are: { connection, chat?, send(text): what is wrong }
+let typedAt = -TYPING_EVERY;
+let peopleAreDue;
 
-// Texts that were sent and not yet answered; the server answers each, in order, with `Received:` before it.
-let unanswered = [];
-
-let scrolledUp = false; // kept by an event, since asking the log would lay out the page for every message
-log.addEventListener("scroll", () => (scrolledUp = log.scrollTop < 0), { passive: true });
-
-connection.addEventListener("text", ({ detail: text }) => {
-  if (text.startsWith("Received:")) unanswered.shift();
-  addMessage(text);
-});
-
-connection.addEventListener("state", () => {
-  if (connection.state === "connected") {
-    // Other words stand until something is sent: they may hold a text that stands nowhere else.
-    if (hint.textContent === NOT_CONNECTED) say(field.value ? "Connected again. Your text is still here." : "");
-  } else if (unanswered.length > 0) {
-    const lost = unanswered.join(" ");
-    unanswered = [];
-    if (field.value) {
-      say(`The connection broke before the server answered “${lost}”.`);
-    } else {
-      write(lost);
-      say("The connection broke before the server answered. Your text is back in the field.");
-    }
-  }
-  showState();
-});
-
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = field.value;
-  if (!text) {
-    say("Write something first.");
-  } else if (connection.send(text)) {
-    unanswered.push(text);
-    write("");
-    say("");
-  } else {
-    say(NOT_CONNECTED);
-    connection.retry();
-  }
-  field.focus();
-});
-
-function addMessage(text) {
-  const item = document.createElement("li");
-  item.dir = "auto";
-  item.dataset.time = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  item.append(text);
-  // The log counts from its end: at 0 it follows by itself, further up what is being read has to be held.
-  const height = scrolledUp && messages.getBoundingClientRect().height;
-  messages.append(item);
-  if (scrolledUp) log.scrollTop -= messages.getBoundingClientRect().height - height;
-  if (messages.childElementCount > LONGEST_LIST) messages.firstElementChild.remove();
+function enter() {
+	const asked = new URLSearchParams(location.hash.slice(1)).get("room") ?? "";
+	const room = clean(asked) || stored("local", "room") || ECHO;
+	const name = clean(nameField.value);
+	roomField.value = room;
+	if (room !== ECHO && !name) {
+		if (!place) open(ECHO);
+		say(`Choose a name to join “${room}”.`);
+		side.open = true;
+		nameField.focus();
+		return;
+	}
+	stored("local", "name", name);
+	stored("local", "room", room);
+	history.replaceState(null, "", hashOf(room));
+	say("");
+	open(room, name);
+	side.open = wide.matches;
+	if (matchMedia("(pointer: fine)").matches) field.focus(); // a phone would raise its keyboard
 }
 
-function write(text) {
-  field.value = text;
-  keepDraft();
+function open(room, name) {
+	(place?.chat ?? place?.connection)?.close();
+	typists.clear();
+	log.clear(room === ECHO ? "rawws" : `${room} · rawws`, (first) => place?.chat?.older(first));
+	place = room === ECHO ? openEcho() : openChat(room, name);
+	$("empty").textContent = place.chat
+		? "Nobody has said anything here yet."
+		: "Say hello. The server sends back what you write. To meet people, choose a name and a room.";
+	showPeople();
+	showState();
 }
 
-function keepDraft() {
-  try {
-    sessionStorage.setItem("draft", field.value);
-  } catch {
-    // A browser that is told to store nothing, or is full: then the draft lives as long as the page.
-  }
+function openEcho() {
+	let unanswered = []; // the server answers each text, in order, with `Received:` before it
+	function text(text) {
+		if (text.startsWith("Received:")) unanswered.shift();
+		log.append(listItem({ text, time: Date.now() }), true);
+	}
+	function state() {
+		if (connection.state === "connected") {
+			// Other words stay: they may hold a text that stands nowhere else.
+			if (hint.textContent === NOT_CONNECTED) say(field.value ? "Connected again. Your text is still here." : "");
+		} else if (unanswered.length > 0) {
+			const lost = unanswered.join(" ");
+			unanswered = [];
+			if (field.value) {
+				say(`The connection broke before the server answered “${lost}”.`);
+			} else {
+				write(lost);
+				say("The connection broke before the server answered. Your text is back in the field.");
+			}
+		}
+		showState();
+	}
+	const connection = new Connection(address("communicate"), { text, state });
+	function send(text) {
+		if (!connection.send(text)) return NOT_CONNECTED;
+		unanswered.push(text);
+	}
+	return { connection, send };
 }
 
-function keptDraft() {
-  try {
-    return sessionStorage.getItem("draft") ?? "";
-  } catch {
-    return "";
-  }
+function openChat(room, name) {
+	const pending = new Map(); // list items by client id
+
+	function showPending({ client, text }) {
+		const item = listItem({ text, own: true });
+		item.classList.add("pending");
+		pending.set(client, item);
+		log.append(item);
+	}
+	function confirmed({ client, id, time }) {
+		const item = pending.get(client);
+		if (item) log.settle(stamp(item, id, time));
+		return pending.delete(client);
+	}
+	const chat = new Chat(address("chat"), { room, name, session, outbox }, {
+		state: showState,
+		confirmed,
+		messages(kind, messages) {
+			if (kind === "older") return log.prepend(messages.map(listItem));
+			for (const message of messages) {
+				if (typists.delete(message.name)) showTyping();
+				if (!message.own || !confirmed(message)) log.append(listItem(message), !message.own && kind !== "recent");
+			}
+			if (kind === "recent") requestAnimationFrame(log.look);
+		},
+		rejected({ client, message }) {
+			const item = pending.get(client);
+			item.classList.replace("pending", "rejected");
+			item.dataset.time = `Not sent. ${message}`;
+		},
+		gap() {
+			log.append(element("li", { className: "note" }, "Messages may be missing here."));
+		},
+		people() {
+			peopleAreDue ||= requestAnimationFrame(showPeople);
+		},
+		typing(who) {
+			typists.set(who, performance.now() + TYPING_LASTS);
+			showTyping();
+		},
+		renamed: (wanted) => say(`“${wanted}” is taken here: you are “${chat.name}”.`),
+		refused: say,
+		outbox: () => stored("session", "outbox", JSON.stringify(outbox)),
+	});
+	chat.pending.forEach(showPending);
+
+	function send(text) {
+		const client = token();
+		showPending({ client, text });
+		chat.say(client, text);
+	}
+	return { connection: chat.connection, chat, send };
 }
 
-function say(words) {
-  if (hint.textContent !== words) hint.textContent = words;
+function listItem({ text, name, own, by, id, time }) {
+	const item = element("li", { dir: "auto", className: own ? "own" : "" });
+	if (own || name) item.append(element("bdi", { className: "by" }, own ? "You" : name));
+	if (by) item.dataset.by = by + name;
+	item.append(...linked(text));
+	return stamp(item, id, time);
+}
+
+function stamp(item, id, time) {
+	const format = Date.now() - time < 43_200_000 ? clock : calendar; // 12 h
+	item.dataset.time = time ? format.format(time) : "Sending…";
+	if (id) item.dataset.id = id;
+	return item;
+}
+
+/** Split a text into strings and links, to which nothing belongs that cannot be seen or ends a sentence. */
+function linked(text) {
+	return text.split(/(\bhttps?:\/\/[^\s\p{C}<>"]*[^\s\p{C}<>"'.,:;!?)\]}’”])/iu).map((part, index) => {
+		return index % 2 ? element("a", { href: part, target: "_blank", rel: "noopener noreferrer" }, part) : part;
+	});
+}
+
+function showPeople() {
+	const { chat } = place;
+	peopleAreDue = 0;
+	const names = [...(chat?.people ?? [])];
+	const count = `${names.length} ${names.length === 1 ? "person" : "people"}`;
+	$("count").textContent = count;
+	$("count").hidden = !chat;
+	$("where").textContent = chat ? `${chat.room} · ${count}` : "echo · choose a name and a room";
+	const item = (name) => element("li", {}, element("bdi", {}, name), name === chat.name ? " (you)" : "");
+	$("people").replaceChildren(...names.map(item));
+}
+
+function showTyping() {
+	const names = [...typists.keys()].map((name) => `\u2068${name}\u2069`); // isolated
+	const who = names.length > 3 ? "Several people" : names.join(", ");
+	$("typing").textContent = who && `${who} ${names.length > 1 ? "are" : "is"} typing…`;
 }
 
 function showState() {
-  const words = {
-    connecting: "Connecting…",
-    connected: "Connected",
-    waiting: navigator.onLine ? "Reconnecting" : "No network, reconnecting",
-    reconnecting: "Reconnecting…",
-  }[connection.state];
-  // Only what changed is written: every write to a live region may be read out.
-  if (statusWords.textContent !== words) statusWords.textContent = words;
-  const seconds = Math.max(1, Math.ceil((connection.retryAt - performance.now()) / 1_000));
-  countdown.textContent = connection.state === "waiting" ? ` in ${seconds} s…` : "";
-  status.dataset.state = connection.state;
+	const { chat, connection } = place;
+	const { state, retryAt } = connection;
+	const words = {
+		connecting: "Connecting…",
+		connected: chat?.joined === false ? "Joining…" : "Connected",
+		waiting: navigator.onLine ? "Reconnecting" : "No network, reconnecting",
+		reconnecting: "Reconnecting…",
+		replaced: "Open in another tab",
+		closed: "Not connected",
+	}[state];
+	const [statusWords, countdown] = status.children;
+	// Every write may be read out.
+	if (statusWords.textContent !== words) statusWords.textContent = words;
+	const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1_000));
+	countdown.textContent = state === "waiting" ? ` in ${seconds} s…` : "";
+	status.dataset.words = words;
 }
 
-field.addEventListener("input", keepDraft);
-field.value ||= keptDraft(); // someone may have typed before this script came
-showState();
-setInterval(showState, 1_000);
-if (matchMedia("(pointer: fine)").matches) field.focus(); // on a phone this would raise the keyboard
+function say(words) {
+	if (hint.textContent !== words) hint.textContent = words;
+}
+
+function element(kind, properties, ...children) {
+	const made = Object.assign(document.createElement(kind), properties);
+	made.append(...children);
+	return made;
+}
+
+function address(path) {
+	const url = new URL(path, location.href); // also below a prefix
+	url.protocol = url.protocol.replace("http", "ws");
+	return url;
+}
+
+function hashOf(room) {
+	return `#${new URLSearchParams({ room })}`;
+}
+
+function clean(name) {
+	return name.normalize("NFC").replace(/\s+/g, " ").trim();
+}
+
+function token() {
+	return crypto.getRandomValues(new Uint32Array(3)).join("-"); // randomUUID is missing without TLS
+}
+
+function write(text) {
+	field.value = text;
+	stored("session", "draft", text);
+}
+
+/** Keep a value, if there is one, in the storage "local" or "session"; return what is kept. */
+function stored(where, key, value) {
+	try {
+		const storage = window[`${where}Storage`];
+		if (value !== undefined) storage.setItem(key, value);
+		return storage.getItem(key) ?? "";
+	} catch {
+		return ""; // none, or full
+	}
+}
+
+$("composer").onsubmit = (event) => {
+	event.preventDefault();
+	const problem = field.value.trim() ? place.send(field.value) : "Write something first.";
+	say(problem ?? "");
+	if (!problem) write("");
+	place.connection.retry();
+	field.focus();
+};
+field.onkeydown = (event) => {
+	if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+	event.preventDefault();
+	field.form.requestSubmit();
+};
+field.oninput = () => {
+	stored("session", "draft", field.value);
+	if (!field.value || performance.now() - typedAt < TYPING_EVERY) return;
+	typedAt = performance.now();
+	place.chat?.typing();
+};
+$("choice").onsubmit = (event) => {
+	event.preventDefault();
+	history.pushState(null, "", hashOf(clean(roomField.value)));
+	enter();
+};
+wide.onchange = () => (side.open = wide.matches);
+window.onhashchange = enter;
+
+stored("session", "session", session);
+nameField.value ||= stored("local", "name"); // typed before this script came
+field.value ||= stored("session", "draft");
+side.open = wide.matches;
+enter();
+setInterval(() => {
+	for (const [name, until] of typists) if (until < performance.now()) typists.delete(name);
+	showTyping();
+	showState();
+	place.chat?.tick();
+}, 1_000);

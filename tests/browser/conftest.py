@@ -40,6 +40,7 @@ _FLAGS = (
 _INSTALL = "install Debian's chromium and chromium-driver, and selenium with pip"
 _SERVER_AWAY = re.compile(
     r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INTERNET_DISCONNECTED)"
+    r"|Unexpected response code: 503"  # the old server, which still shuts down in order
 )
 
 
@@ -113,6 +114,50 @@ class Page:
         identifier: str = self.cdp("Page.addScriptToEvaluateOnNewDocument", source=source)["identifier"]
         return identifier
 
+    def enter(self, name: str, room: str) -> Page:
+        """Open the page and join a room of the chat under a name."""
+        self.driver.get(self.server.url)
+        self.wait_for(lambda: self.find("#status").text, "the script")
+        self.join(name, room)
+        return self
+
+    def join(self, name: str, room: str) -> None:
+        """Fill in the form of the room, as somebody with any keyboard would, and wait until one is in."""
+        self.js(
+            """const [name, room] = arguments;
+            document.querySelector("#name").value = name;
+            document.querySelector("#room").value = room;
+            document.querySelector("#choice").requestSubmit();""",
+            name,
+            room,
+        )
+        self.wait_for(lambda: self.people and self.status == "Connected", f"the people of {room!r}")
+
+    @property
+    def people(self) -> list[str]:
+        """The list of the people in the room."""
+        names: list[str] = self.js("return [...document.querySelectorAll('#people > li')].map(li => li.textContent)")
+        return names
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """Who said what, as the list shows it, what is pending at its end."""
+        pairs: list[list[str]] = self.js(
+            """return [...document.querySelectorAll("#messages > li:not(.note)")].map((li) => {
+                const [by, ...text] = li.childNodes;
+                return [by.textContent, text.map((node) => node.textContent).join("")];
+            })"""
+        )
+        return [(by, text) for by, text in pairs]
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, text in self.said]
+
+    def count(self, selector: str) -> int:
+        """How many elements there are."""
+        return len(self.driver.find_elements("css selector", selector))
+
     @property
     def field(self) -> WebElement:
         return self.find("#messageText")
@@ -132,15 +177,13 @@ class Page:
     @property
     def messages(self) -> list[str]:
         """The text of each list item, as it is in the document."""
-        texts: list[str] = self.js(
-            "return [...document.querySelectorAll('#messages > li')].map(li => li.textContent)"
-        )
+        texts: list[str] = self.js("return [...document.querySelectorAll('#messages > li')].map(li => li.textContent)")
         return texts
 
     def send(self, text: str) -> None:
         """Type a text and press the button."""
         self.field.send_keys(text)
-        self.find("form button").click()
+        self.find("#composer button").click()
 
     def submit(self, *texts: str) -> None:
         """Send texts that a keyboard cannot type, or too many to type."""
@@ -197,27 +240,53 @@ def _missing() -> str:
     return ", ".join(missing)
 
 
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """One Chromium with an empty profile for all tests."""
-    if missing := _missing():
+def _require(missing: str, install: str) -> None:
+    """Skip where something is missing, or fail where nothing may be."""
+    if missing:
         if os.environ.get("RAWWS_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"missing: {missing}; {_INSTALL}")
-        pytest.skip(f"missing: {missing}; {_INSTALL}")
+            pytest.fail(f"missing: {missing}; {install}")
+        pytest.skip(f"missing: {missing}; {install}")
+
+
+def _start_chromium(profile: Path) -> Chrome:
+    _require(_missing(), _INSTALL)
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     options.accept_insecure_certs = True
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     # With the driver's path given, selenium has no reason to look for one on the network.
-    chrome = Chrome(options=options, service=ChromeService(executable_path=shutil.which("chromedriver")))
-    try:
-        yield chrome
-    finally:
-        chrome.quit()
+    return Chrome(options=options, service=ChromeService(executable_path=shutil.which("chromedriver")))
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """One Chromium with an empty profile for all tests."""
+    chrome = _start_chromium(tmp_path_factory.mktemp("chromium"))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="module")
+def other_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Another one, of somebody else."""
+    chrome = _start_chromium(tmp_path_factory.mktemp("chromium"))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core, the accessibility checker, from build/npm; npm fetches it when it is missing."""
+    folder = Path(__file__).parents[2] / "build" / "npm"
+    source = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.exists() and (npm := shutil.which("npm")):
+        subprocess.run([npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), "axe-core"], check=False)
+    _require("" if source.exists() else "axe-core", "run `npm install --prefix build/npm axe-core`")
+    return source.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -231,10 +300,22 @@ def server(driver: Chrome) -> Iterator[Server]:
 @pytest.fixture
 def page(driver: Chrome, server: Server) -> Iterator[Page]:
     """The page, not opened yet; afterwards its console must be empty."""
+    yield from _page(driver, server)
+
+
+@pytest.fixture
+def other(other_driver: Chrome, server: Server) -> Iterator[Page]:
+    """The page in somebody else's browser."""
+    yield from _page(other_driver, server)
+
+
+def _page(driver: Chrome, server: Server) -> Iterator[Page]:
     page = Page(driver, server)
     page.console()
     yield page
     unexpected = page.console()
+    # A later server may get the same port, and with it what the page has remembered.
+    page.js("try { localStorage.clear(); sessionStorage.clear(); } catch {}")
     driver.get("about:blank")
     page.cdp("Emulation.clearDeviceMetricsOverride")
     page.cdp("Emulation.setEmulatedMedia", features=[])

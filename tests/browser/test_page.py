@@ -78,13 +78,13 @@ class TestSending:
         page.js("document.activeElement.blur()")
         body = page.find("body")
         seen = []
-        for _ in range(3):
+        for _ in range(4):
             body.send_keys(TAB)
             seen.append(page.js("return document.activeElement.id || document.activeElement.localName"))
             body = page.driver.switch_to.active_element
             style = page.js("return {...getComputedStyle(arguments[0])}", body)
             assert (style["outlineStyle"], style["outlineWidth"]) == ("solid", "2px")
-        assert seen == ["log", "messageText", "button"]
+        assert seen == ["where", "log", "messageText", "button"]
         page.field.send_keys("by keyboard" + TAB)
         page.driver.switch_to.active_element.send_keys(ENTER)
         page.wait_for_messages("Received:by keyboard")
@@ -104,14 +104,12 @@ class TestSending:
     def test_any_text_stays_text(self, page: Page, text: str) -> None:
         page.open().submit(text)
         page.wait_for_messages(f"Received:{text}")
-        kinds = page.js(
-            "return [...document.querySelector('#messages > li').childNodes].map(node => node.nodeName)"
-        )
+        kinds = page.js("return [...document.querySelector('#messages > li').childNodes].map(node => node.nodeName)")
         assert kinds == ["#text"]
 
     def test_nothing_is_sent_while_the_field_is_empty(self, page: Page) -> None:
         page.open()
-        page.find("form button").click()
+        page.find("#composer button").click()
         assert page.hint == "Write something first."
         page.send("x")
         page.wait_for_messages("Received:x")
@@ -156,7 +154,7 @@ class TestConnection:
         page.wait_for_status("Connected")
         assert page.typed == "meanwhile"
         assert page.hint == "Connected again. Your text is still here."
-        page.find("form button").click()
+        page.find("#composer button").click()
         page.wait_for(lambda: page.messages[-1] == "Received:meanwhile", "the answer")
         assert page.typed == page.hint == ""
         assert page.messages.count("Received:meanwhile") == 1
@@ -239,19 +237,13 @@ class TestConnection:
         page.open().server.stop()
         page.wait_for_status(r"Reconnecting in \d+ s…")
         assert page.find("#status").aria_role == "status"
-        assert re.fullmatch(
-            r" in \d+ s…", str(page.find("#status [aria-hidden]").get_property("textContent"))
-        )
+        assert re.fullmatch(r" in \d+ s…", str(page.find("#status [aria-hidden]").get_property("textContent")))
 
-    def test_a_page_that_came_by_tls_connects_by_tls(
-        self, driver: Chrome, page: Page, tmp_path: Path
-    ) -> None:
+    def test_a_page_that_came_by_tls_connects_by_tls(self, driver: Chrome, page: Page, tmp_path: Path) -> None:
         certificate = trustme.CA().issue_cert("127.0.0.1")
         certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
         certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-        secure = type(page.server)(
-            "--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")
-        )
+        secure = type(page.server)("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
         try:
             assert secure.url.startswith("https://")
             secure_page = type(page)(driver, secure).open()
@@ -299,10 +291,8 @@ class TestAppearance:
         assert page.js("return innerWidth") == width
         assert page.js("return document.documentElement.scrollWidth") <= width
         assert page.js("return document.documentElement.scrollHeight") <= height
-        assert page.js(
-            "const log = document.querySelector('#log'); return log.scrollWidth <= log.clientWidth"
-        )
-        for selector in ("h1", "#status", "#messageText", "form button"):
+        assert page.js("const log = document.querySelector('#log'); return log.scrollWidth <= log.clientWidth")
+        for selector in ("h1", "#status", "#messageText", "#composer button"):
             box = page.find(selector).rect
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= width
@@ -311,7 +301,7 @@ class TestAppearance:
     def test_controls_are_large_enough_for_a_thumb(self, page: Page) -> None:
         page.set_screen(360, 740, phone=True)
         page.open()
-        for selector in ("#messageText", "form button"):
+        for selector in ("#messageText", "#composer button"):
             box = page.find(selector).rect
             assert box["height"] >= 44
             assert box["width"] >= 44
@@ -320,10 +310,10 @@ class TestAppearance:
     def test_colours_have_the_contrast_of_wcag_aa(self, page: Page, scheme: str) -> None:
         page.set_screen(1280, 800, scheme)
         page.open()
-        assert _contrast(*_colours(page, ".empty", "color")) >= 4.5
+        assert _contrast(*_colours(page, "#empty", "color")) >= 4.5
         page.send("hello")
         page.wait_for_messages("Received:hello")
-        page.find("form button").click()
+        page.find("#composer button").click()
         for selector, pseudo in (
             ("h1", ""),
             ("#status", ""),
@@ -331,7 +321,7 @@ class TestAppearance:
             ("#messages > li", "::after"),
             ("#messageText", ""),
             ("#messageText", "::placeholder"),
-            ("form button", ""),
+            ("#composer button", ""),
             ("#hint", ""),
         ):
             assert _contrast(*_colours(page, selector, "color", pseudo)) >= 4.5, (selector, pseudo)
@@ -353,9 +343,7 @@ class TestAppearance:
         assert _luminance(ground) > 0.8 > _luminance(text)
 
     @pytest.mark.parametrize(("motion", "animation"), [("reduce", "none"), ("no-preference", "arrive")])
-    def test_nothing_moves_for_who_asked_for_less_motion(
-        self, page: Page, motion: str, animation: str
-    ) -> None:
+    def test_nothing_moves_for_who_asked_for_less_motion(self, page: Page, motion: str, animation: str) -> None:
         page.set_motion(motion)
         page.open().send("hello")
         page.wait_for_messages("Received:hello")
@@ -371,7 +359,7 @@ class TestAppearance:
             "#messages": ("list", ""),
             "#messages > li": ("listitem", ""),
             "#messageText": ("textbox", "Message"),
-            "form button": ("button", "Send"),
+            "#composer button": ("button", "Send"),
         }
         for selector, role_and_name in parts.items():
             element = page.find(selector)
