@@ -12,41 +12,16 @@
  * (/proc/PID/stat, `pid`), and what anybody else took of the two cores (/proc/stat). All clients are on
  * 127.0.0.2 and up, so that ephemeral ports last.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
+#include "client.h"
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <time.h>
-#include <unistd.h>
 
-#ifndef IP_BIND_ADDRESS_NO_PORT
-#define IP_BIND_ADDRESS_NO_PORT 24
-#endif
-
-#define READ_SIZE (256 * 1024)
-#define HEAD_SIZE 4096              /* bytes of a handshake response, at most */
-#define OPENING 64                  /* handshakes in flight while the connections are opened: below any backlog */
-#define STALL_NS (15 * 1000000000ull) /* without a reply for so long: the server is stuck or lost a message */
 #define CAPTURED 64                 /* replies of the first connection that go to the capture file */
 #define PROBE_POLL 4                /* events served between two looks at the probe: its reading is this exact */
 #define MAX_SAMPLES (4 * 1024 * 1024)
 
 enum mode { ECHO, BROADCAST, HANDSHAKES, IDLE, LATENCY };
 enum state { CONNECTING, UPGRADING, OPEN, CLOSED };
-enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 
 struct conn {
     int fd;
@@ -72,27 +47,19 @@ struct conn {
     uint64_t sent_ns;               /* when the probe's message left */
 };
 
-/* Settings, each with its unit in the usage above. */
+/* Settings, each with its unit in `parse`. */
 static enum mode mode;
-static int port;
-static uint32_t connections = 64, active, depth = 1, sources = 16, sample = 1, rounds = 2;
+static uint32_t active, depth = 1, sample = 1, rounds = 2;
 static int opcode = TEXT;
 static bool deflate, client_pings, may_drop_close;
-static double seconds = 2, warmup = 0.5, settle = 0;
-static const char *path = "/", *payload_file, *key_file, *capture_file;
-static int server_pid, server_core = -1, load_core = -1;
+static const char *capture_file;
 
-/* Messages: plain ones to compare with, and masked frames ready to send, the first `depth` of them twice. */
-static uint32_t message_count;
-static uint8_t **plain;
-static uint32_t *plain_len;
+/* The messages as masked frames ready to send, the first `depth` of them twice. */
 static uint8_t *frames;
 static size_t *frame_at;
-static struct { char key[32], accept[32]; } *keys;
-static uint32_t key_count;
 
 static struct conn *conns;
-static uint32_t opened, connecting, started;
+static uint32_t opened, connecting;
 static int poller, timer = -1;
 static uint8_t buffer[READ_SIZE];
 static bool running;
@@ -105,106 +72,11 @@ static uint32_t *samples;
 static size_t sample_count;
 static bool measuring;
 
-static uint64_t now_ns(void)
+static void make_frames(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static void print_string(const char *text)
-{
-    putchar('"');
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            putchar('\\');
-        putchar(*text < 32 || *text > 126 ? '?' : *text);
-    }
-    putchar('"');
-}
-
-static void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
-static void fail(const char *format, ...)
-{
-    char text[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    printf("{\"error\": ");
-    print_string(text);
-    printf("}\n");
-    fflush(stdout);
-    _exit(1);
-}
-
-static uint32_t random_u32(void)
-{
-    static uint64_t x = 0x9E3779B97F4A7C15ull;
-    x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-    return (uint32_t)(x >> 16);
-}
-
-static void *allocate(size_t count, size_t size)
-{
-    void *p = calloc(count ? count : 1, size);
-    if (!p)
-        fail("out of memory");
-    return p;
-}
-
-/* -- messages and keys ---------------------------------------------------------------------------------- */
-
-static size_t write_frame(uint8_t *to, uint8_t first, const uint8_t *payload, size_t n)
-{
-    uint8_t *p = to, key[4];
-    uint32_t bits = random_u32();
-    memcpy(key, &bits, 4);
-    *p++ = first;
-    if (n < 126) {
-        *p++ = 0x80 | (uint8_t)n;
-    } else if (n < 65536) {
-        *p++ = 0x80 | 126, *p++ = (uint8_t)(n >> 8), *p++ = (uint8_t)n;
-    } else {
-        *p++ = 0x80 | 127;
-        for (int shift = 56; shift >= 0; shift -= 8)
-            *p++ = (uint8_t)((uint64_t)n >> shift);
-    }
-    memcpy(p, key, 4), p += 4;
-    for (size_t i = 0; i < n; i++)
-        p[i] = payload[i] ^ key[i & 3];
-    return (size_t)(p + n - to);
-}
-
-/* The payload file is a run of records: length (32 bits, little-endian), bytes. */
-static void load_messages(void)
-{
-    FILE *file = fopen(payload_file, "rb");
-    uint8_t raw[4];
-    size_t total = 0, room = 0;
-    if (!file)
-        fail("cannot open the payload file");
-    while (fread(raw, 1, 4, file) == 4) {
-        uint32_t n = raw[0] | raw[1] << 8 | raw[2] << 16 | (uint32_t)raw[3] << 24;
-        if (message_count == room) {
-            room = room ? room * 2 : 64;
-            plain = realloc(plain, room * sizeof *plain);
-            plain_len = realloc(plain_len, room * sizeof *plain_len);
-            if (!plain || !plain_len)
-                fail("out of memory");
-        }
-        plain[message_count] = allocate(n, 1);
-        plain_len[message_count] = n;
-        if (fread(plain[message_count], 1, n, file) != n)
-            fail("the payload file is cut short");
-        message_count++;
-        total += n + 14;
-    }
-    fclose(file);
-    if (!message_count)
-        fail("the payload file is empty");
     uint32_t all = message_count + depth;
-    for (uint32_t i = 0; i < depth; i++)
+    size_t total = 0;
+    for (uint32_t i = 0; i < all; i++)
         total += plain_len[i % message_count] + 14;
     frames = allocate(total, 1);
     frame_at = allocate(all + 1, sizeof *frame_at);
@@ -213,25 +85,6 @@ static void load_messages(void)
         frame_at[i + 1] = frame_at[i] + write_frame(frames + frame_at[i], (uint8_t)(0x80 | (deflate ? 0x40 : 0) | opcode),
                                                     plain[m], plain_len[m]);
     }
-}
-
-/* The key file has a Sec-WebSocket-Key and the Sec-WebSocket-Accept that answers it on each line. */
-static void load_keys(void)
-{
-    FILE *file = fopen(key_file, "r");
-    char key[32], accept[32];
-    if (!file)
-        fail("cannot open the key file");
-    while (fscanf(file, "%31s %31s", key, accept) == 2) {
-        keys = realloc(keys, (key_count + 1) * sizeof *keys);
-        if (!keys)
-            fail("out of memory");
-        memcpy(keys[key_count].key, key, sizeof key);
-        memcpy(keys[key_count++].accept, accept, sizeof accept);
-    }
-    fclose(file);
-    if (!key_count)
-        fail("the key file is empty");
 }
 
 /* -- sending -------------------------------------------------------------------------------------------- */
@@ -316,19 +169,7 @@ static void open_connection(struct conn *c)
     c->index = index;
     c->send_at = c->receive_at = deflate || mode == BROADCAST ? 0 : index % message_count;
     c->response = allocate(HEAD_SIZE, 1);
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0)
-        fail("socket: %s", strerror(errno));
-    int on = 1;
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)}, from = {.sin_family = AF_INET};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + started++ % sources);
-    if (bind(c->fd, (struct sockaddr *)&from, sizeof from) < 0)
-        fail("bind: %s", strerror(errno));
-    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS)
-        fail("connect: %s", strerror(errno));
+    c->fd = dial();
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
     epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event);
     c->wants_out = true;
@@ -345,51 +186,18 @@ static void open_more(void)
     }
 }
 
-static void send_request(struct conn *c)
+static void ask(struct conn *c)
 {
     static const char *offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=12; "
                                "client_max_window_bits=12\r\n";
-    char text[1024];
-    int error = 0;
-    socklen_t size = sizeof error;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error)
-        fail("connect: %s", strerror(error));
-    int n = snprintf(text, sizeof text,
-                     "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                     path, port, keys[c->index % key_count].key, deflate ? offer : "");
-    if (send(c->fd, text, (size_t)n, MSG_NOSIGNAL) != n)
-        fail("send of the request: %s", strerror(errno));
+    send_request(c->fd, c->index, deflate ? offer : "");
     c->state = UPGRADING;
     watch(c, false);
 }
 
-/* The value of a header field of a response head, to be freed, or NULL. */
-static char *header(char *head, const char *name)
+static void on_response(struct conn *c)
 {
-    size_t n = strlen(name);
-    for (char *line = strstr(head, "\r\n"); line && line[2]; line = strstr(line + 2, "\r\n")) {
-        if (strncasecmp(line + 2, name, n) == 0 && line[2 + n] == ':') {
-            char *value = line + 3 + n;
-            value += strspn(value, " \t");
-            return strndup(value, strcspn(value, "\r\n"));
-        }
-    }
-    return NULL;
-}
-
-static void check_response(struct conn *c)
-{
-    if (strncmp(c->response, "HTTP/1.1 101", 12) != 0)
-        fail("the handshake was answered with: %.60s", c->response);
-    char *accept = header(c->response, "Sec-WebSocket-Accept");
-    if (!accept || strcmp(accept, keys[c->index % key_count].accept) != 0)
-        fail("wrong Sec-WebSocket-Accept");
-    free(accept);
-    char *agreed = header(c->response, "Sec-WebSocket-Extensions");
-    if (!agreed != !deflate)
-        fail(deflate ? "permessage-deflate was declined" : "an extension that was not offered: %.100s", agreed);
+    char *agreed = check_response(c->response, c->index, deflate);
     if (agreed && !*extensions)
         snprintf(extensions, sizeof extensions, "%s", agreed);
     free(agreed);
@@ -590,7 +398,7 @@ static bool on_readable(struct conn *c)
         }
         size_t used = (size_t)(end + 4 - c->response) - c->response_len;
         end[2] = 0;
-        check_response(c);
+        on_response(c);
         on_open(c);
         p += used, n -= (ssize_t)used;
     }
@@ -604,7 +412,7 @@ static void on_event(struct conn *c, uint32_t events)
         return;
     if (c->state == CONNECTING) {
         if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
-            send_request(c);
+            ask(c);
         return;
     }
     if (events & EPOLLOUT)
@@ -614,55 +422,6 @@ static void on_event(struct conn *c, uint32_t events)
 }
 
 /* -- the run -------------------------------------------------------------------------------------------- */
-
-/* CPU seconds of this process, and of the server (0 when unknown). */
-static double own_cpu(void)
-{
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
-}
-
-static double server_cpu(void)
-{
-    char name[64], text[1024];
-    unsigned long user = 0, system = 0;
-    if (!server_pid)
-        return 0;
-    snprintf(name, sizeof name, "/proc/%d/stat", server_pid);
-    FILE *file = fopen(name, "r");
-    if (!file)
-        return 0;
-    size_t n = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[n] = 0;
-    char *after = strrchr(text, ')');
-    if (after)
-        sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
-    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-}
-
-/* CPU seconds that one core spent on any process, or that the hypervisor took (/proc/stat); 0 when unknown. */
-static double core_busy(int core)
-{
-    char line[512], name[32];
-    unsigned long long user = 0, nice = 0, system = 0, idle, iowait, irq, softirq, steal = 0;
-    int length = snprintf(name, sizeof name, "cpu%d ", core);
-    FILE *file = core >= 0 ? fopen("/proc/stat", "r") : NULL;
-    if (!file)
-        return 0;
-    while (fgets(line, sizeof line, file))
-        if (strncmp(line, name, (size_t)length) == 0)
-            sscanf(line + length, "%llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &iowait,
-                   &irq, &softirq, &steal);
-    fclose(file);
-    return (double)(user + nice + system + steal) / (double)sysconf(_SC_CLK_TCK);
-}
-
-static double both_busy(void)
-{
-    return core_busy(server_core) + (load_core == server_core ? 0 : core_busy(load_core));
-}
 
 static void start(void)
 {
@@ -690,16 +449,13 @@ static double percentile_us(double share)
     return (double)samples[at < sample_count ? at : sample_count - 1] / 1e3;
 }
 
-static void report(double took, double client, double server, double busy)
+static void report(double took, struct cpu cpu)
 {
     if (mode == LATENCY && !sample_count)
         fail("the probe got no reply in the measured time");
-    printf("{\"messages\": %llu, \"seconds\": %.6f, \"rate\": %.3f, \"checked\": %llu, \"client_cpu\": %.4f, ",
-           (unsigned long long)messages, took, (double)messages / took, (unsigned long long)checked, client / took);
-    if (server_pid)
-        printf("\"server_cpu\": %.4f, ", server / took);
-    if (server_core >= 0 && load_core >= 0)
-        printf("\"others_cpu\": %.4f, ", (busy - client - server) / took);
+    printf("{\"messages\": %llu, \"seconds\": %.6f, \"rate\": %.3f, \"checked\": %llu, ",
+           (unsigned long long)messages, took, (double)messages / took, (unsigned long long)checked);
+    print_cpu(cpu, took);
     if (mode == LATENCY) {
         qsort(samples, sample_count, sizeof *samples, by_value);
         printf("\"samples\": %zu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, \"max_us\": %.2f, ", sample_count,
@@ -733,7 +489,6 @@ static void run_timed(void)
 {
     struct epoll_event events[256];
     uint64_t begin = 0, from = 0, until = 0, seen = 0;
-    double client = 0, server = 0, busy = 0;
     if (mode == HANDSHAKES) {
         running = true;
         connecting = connections;
@@ -766,10 +521,9 @@ static void run_timed(void)
             messages = checked = unclean = seen = 0;
             measuring = true;
             from = now, until = now + (uint64_t)(seconds * 1e9);
-            client = own_cpu(), server = server_cpu(), busy = both_busy();
+            cpu_start();
         } else if (until && now >= until) {
-            report((double)(now - from) / 1e9, own_cpu() - client, server_cpu() - server,
-                   both_busy() - busy);
+            report((double)(now - from) / 1e9, cpu_since_start());
             return;
         }
     }
@@ -809,15 +563,6 @@ static void run_idle(void)
     }
 }
 
-static bool is(const char *name, const char *argument, const char **value)
-{
-    size_t n = strlen(name);
-    if (strncmp(name, argument, n) != 0 || argument[n] != '=')
-        return false;
-    *value = argument + n + 1;
-    return true;
-}
-
 static void parse(int argc, char **argv)
 {
     static const char *names[] = {"echo", "broadcast", "handshakes", "idle", "latency"};
@@ -830,40 +575,32 @@ static void parse(int argc, char **argv)
     port = atoi(argv[2]);
     for (int i = 3; i < argc; i++) {
         const char *value;
-        if (is("connections", argv[i], &value)) connections = (uint32_t)atoi(value);
+        if (common_option(argv[i])) continue;
         else if (is("active", argv[i], &value)) active = (uint32_t)atoi(value);       /* of them, how many send */
         else if (is("depth", argv[i], &value)) depth = (uint32_t)atoi(value);         /* messages a batch */
         else if (is("opcode", argv[i], &value)) opcode = atoi(value);                 /* 1 text, 2 binary */
         else if (is("deflate", argv[i], &value)) deflate = atoi(value);               /* payloads are compressed */
-        else if (is("seconds", argv[i], &value)) seconds = atof(value);
-        else if (is("warmup", argv[i], &value)) warmup = atof(value);                 /* seconds */
-        else if (is("settle", argv[i], &value)) settle = atof(value);                 /* seconds, after the opening */
         else if (is("sample", argv[i], &value)) sample = (uint32_t)atoi(value);       /* compare every n-th reply */
-        else if (is("sources", argv[i], &value)) sources = (uint32_t)atoi(value);     /* client addresses */
         else if (is("rounds", argv[i], &value)) rounds = (uint32_t)atoi(value);       /* of pings, idle */
         else if (is("client_pings", argv[i], &value)) client_pings = atoi(value);     /* who pings, idle */
         else if (is("may_drop_close", argv[i], &value)) may_drop_close = atoi(value); /* count it, do not fail */
-        else if (is("path", argv[i], &value)) path = value;
-        else if (is("payloads", argv[i], &value)) payload_file = value;
-        else if (is("keys", argv[i], &value)) key_file = value;
         else if (is("capture", argv[i], &value)) capture_file = value;
-        else if (is("pid", argv[i], &value)) server_pid = atoi(value);
-        else if (is("server_core", argv[i], &value)) server_core = atoi(value);
-        else if (is("load_core", argv[i], &value)) load_core = atoi(value);
         else fail("unknown option %s", argv[i]);
     }
     if (mode == LATENCY)
         connections++, depth = 1;
     if (!active || active > connections)
         active = connections;
-    if (!connections || !depth || !sample || !sources || sources > 250 || !payload_file || !key_file)
-        fail("a count is 0, or a file is missing");
+    check_common_options();
+    if (!depth || !sample)
+        fail("a count is 0");
 }
 
 int main(int argc, char **argv)
 {
     parse(argc, argv);
     load_messages();
+    make_frames();
     load_keys();
     conns = allocate(connections, sizeof *conns);
     if (capture_file && !(capture = fopen(capture_file, "wb")))

@@ -7,16 +7,16 @@ does not keep the other tasks waiting.
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Final
 
-from trio import current_effective_deadline
-from trio.lowlevel import current_task
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     import trio
 
-__all__ = ["CALLS_WITHOUT_BLOCKING", "is_turn_over"]
+__all__ = ["CALLS_WITHOUT_BLOCKING", "breathe"]
 
 CALLS_WITHOUT_BLOCKING: Final = 16
 """Calls that one task makes before it lets others run."""
@@ -35,10 +35,10 @@ class _Streak:
 _streak: Final = _Streak()
 
 
-def is_turn_over() -> bool:
-    """Whether the running task must make a checkpoint now: it is cancelled, or it is the turn of others.
+def breathe() -> Awaitable[None]:
+    """Return what to await: a checkpoint when it is the turn of other tasks, else a check for cancellation.
 
-    A function and not an awaitable, because most calls need not wait for anything.
+    A plain function, because one coroutine a call is enough.
     """
     task = current_task()
     if _streak.task is not task:
@@ -46,7 +46,7 @@ def is_turn_over() -> bool:
         _streak.calls = 1
     elif _streak.calls >= CALLS_WITHOUT_BLOCKING:
         _streak.calls = 1
-        return True
+        return checkpoint()
     else:
         _streak.calls += 1
-    return current_effective_deadline() == -inf
+    return checkpoint_if_cancelled()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from .errors import CloseCode
-from .pace import is_turn_over
+from .pace import breathe
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,8 +47,7 @@ class MessageChunks:
             trio.BusyResourceError: another task is receiving from this connection.
             RuntimeError: the messages of this connection go to a `Protocol`.
         """
-        if is_turn_over():
-            await trio.lowlevel.checkpoint()
+        await breathe()
         if self._ended:
             raise StopAsyncIteration
         ws = self._ws
@@ -116,8 +115,7 @@ class MessageWriter:
             TypeError: bytes in a text message, or text in a binary one.
             ValueError: text with a lone surrogate.
         """
-        if is_turn_over():
-            await trio.lowlevel.checkpoint()
+        await breathe()
         if not self._entered:
             raise RuntimeError("a message is written inside of `async with`")
         if isinstance(piece, str) is not self._text or not isinstance(piece, (str, bytes, bytearray, memoryview)):
