@@ -86,9 +86,7 @@ class TestOptions:
             {"threshold": -1},
         ],
     )
-    def test_a_value_out_of_range_is_a_value_error_that_names_the_field(
-        self, options: dict[str, int]
-    ) -> None:
+    def test_a_value_out_of_range_is_a_value_error_that_names_the_field(self, options: dict[str, int]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             DeflateOptions(**options)  # type: ignore[arg-type]
 
@@ -116,20 +114,16 @@ class TestNegotiation:
             # What Autobahn's groups 12 and 13 offer: no parameters, then each takeover and each window size.
             (
                 "permessage-deflate; client_no_context_takeover; client_max_window_bits",
-                "permessage-deflate; client_no_context_takeover; server_max_window_bits=12; "
-                "client_max_window_bits=12",
+                "permessage-deflate; client_no_context_takeover; server_max_window_bits=12; client_max_window_bits=12",
             ),
             (
-                "permessage-deflate; client_no_context_takeover; client_max_window_bits; "
-                "server_no_context_takeover",
+                "permessage-deflate; client_no_context_takeover; client_max_window_bits; server_no_context_takeover",
                 "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
                 "server_max_window_bits=12; client_max_window_bits=12",
             ),
             (
-                "permessage-deflate; client_no_context_takeover; client_max_window_bits; "
-                "server_max_window_bits=9",
-                "permessage-deflate; client_no_context_takeover; server_max_window_bits=9; "
-                "client_max_window_bits=12",
+                "permessage-deflate; client_no_context_takeover; client_max_window_bits; server_max_window_bits=9",
+                "permessage-deflate; client_no_context_takeover; server_max_window_bits=9; client_max_window_bits=12",
             ),
             (
                 "permessage-deflate; client_max_window_bits; server_max_window_bits=15",
@@ -139,8 +133,7 @@ class TestNegotiation:
                 "permessage-deflate; client_max_window_bits; server_no_context_takeover; "
                 "server_max_window_bits=9, permessage-deflate; client_max_window_bits; "
                 "server_no_context_takeover, permessage-deflate; client_max_window_bits",
-                "permessage-deflate; server_no_context_takeover; server_max_window_bits=9; "
-                "client_max_window_bits=12",
+                "permessage-deflate; server_no_context_takeover; server_max_window_bits=9; client_max_window_bits=12",
             ),
             # TRAPS 4: `client_max_window_bits=abc`, `="10"`, `=`: quoted numbers are legal.
             ("permessage-deflate; client_max_window_bits=abc", None),
@@ -188,8 +181,7 @@ class TestNegotiation:
             ),
             # TRAPS 8: several offers in one header: in order, fresh state each, the first acceptable wins.
             (
-                "permessage-deflate; server_no_context_takeover; server_max_window_bits=8, "
-                "permessage-deflate",
+                "permessage-deflate; server_no_context_takeover; server_max_window_bits=8, permessage-deflate",
                 "permessage-deflate; server_max_window_bits=12",
             ),
             (
@@ -277,9 +269,7 @@ class TestNegotiation:
         assert agreed(["x, " * 15 + "permessage-deflate"]) == "permessage-deflate; server_max_window_bits=12"
         assert agreed(["x, " * 15, "x", "permessage-deflate"]) is None
 
-    @pytest.mark.parametrize(
-        "value", ['"' * 16_384, '"\\' * 8_192, "permessage-deflate;" + " " * 16_384 + "="]
-    )
+    @pytest.mark.parametrize("value", ['"' * 16_384, '"\\' * 8_192, "permessage-deflate;" + " " * 16_384 + "="])
     def test_a_hostile_value_is_declined_in_linear_time(self, value: str) -> None:
         assert agreed(value) is None
 
@@ -389,9 +379,7 @@ class TestInflating:
     # TRAPS 3: a deflate block with BFINAL=1, then more messages.
 
     @pytest.mark.parametrize("size", [None, 1])
-    def test_bytes_after_a_final_block_inflate_and_later_messages_are_intact(
-        self, name: str, size: int | None
-    ) -> None:
+    def test_bytes_after_a_final_block_inflate_and_later_messages_are_intact(self, name: str, size: int | None) -> None:
         inflater = Inflater(15, False, backend=backend_or_skip(name))
         final = deflated(b"first ", mode=zlib.Z_FINISH)
         sender = zlib.compressobj(9, zlib.DEFLATED, -15)  # what the sender goes on with
@@ -406,9 +394,7 @@ class TestInflating:
         assert inflated(inflater, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00") == b"Hello"
         assert failure(inflater, b"\xf2\x00\x11\x00\x00") == 1007
 
-    def test_sixty_four_final_blocks_in_a_message_are_accepted_and_one_more_fails_with_1008(
-        self, name: str
-    ) -> None:
+    def test_sixty_four_final_blocks_in_a_message_are_accepted_and_one_more_fails_with_1008(self, name: str) -> None:
         inflater = Inflater(15, False, backend=backend_or_skip(name))
         empty = b"\x03\x00"  # BFINAL=1, BTYPE=01, end of block
         for _ in range(2):  # counted for each message
@@ -419,9 +405,7 @@ class TestInflating:
     # TRAPS 2: 4 KB of deflate that inflate to 4 MiB; 260 KB to 256 MiB.
 
     @pytest.mark.parametrize("size", [None, 1000, 65_536, 65_537])
-    def test_four_kilobytes_that_inflate_to_four_mebibytes_are_bounded(
-        self, name: str, size: int | None
-    ) -> None:
+    def test_four_kilobytes_that_inflate_to_four_mebibytes_are_bounded(self, name: str, size: int | None) -> None:
         bomb = deflated(bytes(4 * MIB))
         assert len(bomb) < 4100
         backend = backend_or_skip(name)
@@ -430,9 +414,7 @@ class TestInflating:
         assert failure(Inflater(15, False, backend=backend), bomb, MIB, size) == 1009
 
     @pytest.mark.parametrize("size", [None, 10_000])
-    def test_a_bomb_of_256_mebibytes_fails_with_1009_in_bounded_memory(
-        self, name: str, size: int | None
-    ) -> None:
+    def test_a_bomb_of_256_mebibytes_fails_with_1009_in_bounded_memory(self, name: str, size: int | None) -> None:
         compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
         mebibyte = bytes(MIB)
         bomb = b"".join(compressor.compress(mebibyte) for _ in range(256)) + compressor.flush()
@@ -447,9 +429,7 @@ class TestInflating:
         assert code == 1009
         assert peak < MIB + 512 * 1024
 
-    @pytest.mark.parametrize(
-        "message", [b"a" * 250, b"a" * 65_535, b"a" * 65_536, b"a" * 65_537, b"\x00\xff" * 5]
-    )
+    @pytest.mark.parametrize("message", [b"a" * 250, b"a" * 65_535, b"a" * 65_536, b"a" * 65_537, b"\x00\xff" * 5])
     @pytest.mark.parametrize("size", [None, 1, 7])
     def test_exactly_the_limit_is_accepted_and_one_byte_more_refused(
         self, name: str, message: bytes, size: int | None
@@ -474,9 +454,7 @@ class TestInflating:
         size=st.integers(1, 400),
         step=st.integers(1, 40),
     )
-    def test_output_crossing_any_step_is_complete(
-        self, name: str, members: list[bytes], size: int, step: int
-    ) -> None:
+    def test_output_crossing_any_step_is_complete(self, name: str, members: list[bytes], size: int, step: int) -> None:
         payload = b"".join(deflated(member, mode=zlib.Z_FINISH) for member in members) + b"\x00"
         message = b"".join(members)
         with pytest.MonkeyPatch.context() as patch:
@@ -622,8 +600,7 @@ class TestDeflating:
         for message in messages:
             pieces = [message[start : start + size] for start in range(0, len(message), size)] or [b""]
             payload = b"".join(
-                deflater.compress_piece(piece, number == len(pieces))
-                for number, piece in enumerate(pieces, 1)
+                deflater.compress_piece(piece, number == len(pieces)) for number, piece in enumerate(pieces, 1)
             )
             for inflater in inflaters:
                 assert inflated(inflater, payload, len(message), size) == message
@@ -633,9 +610,7 @@ class TestDeflating:
 
     @pytest.mark.parametrize("level", [1, None, 9])
     @pytest.mark.parametrize("window_bits", range(9, 16))
-    def test_no_window_larger_than_agreed_is_needed(
-        self, name: str, window_bits: int, level: int | None
-    ) -> None:
+    def test_no_window_larger_than_agreed_is_needed(self, name: str, window_bits: int, level: int | None) -> None:
         # Each message repeats 60 rare bytes at one distance, on both sides of every window's end.
         rng = random.Random(window_bits)
         messages = []

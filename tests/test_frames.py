@@ -1224,7 +1224,7 @@ def test_the_lane_changes_nothing_for_a_client(wire: bytes, cuts: list[int], lim
 def test_a_frame_that_ends_nothing_is_told_so_that_whoever_pulls_may_stop() -> None:
     decoder = Decoder(is_client=True, max_message_size=100, max_fragments=100)
     # A text fragment, a continuation, an empty continuation, the last frame: "a", "b", "", "c".
-    decoder.feed(b"\x01\x01a" b"\x00\x01b" b"\x00\x00" b"\x80\x01c")
+    decoder.feed(b"\x01\x01a\x00\x01b\x00\x00\x80\x01c")
     assert decoder.next() is PROGRESS
     assert decoder.next() is PROGRESS
     empty = decoder.next()

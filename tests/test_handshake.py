@@ -92,12 +92,8 @@ steps = pytest.mark.parametrize("step", [pytest.param(0, id="whole"), pytest.par
         ),
         pytest.param(opening(UPGRADE, b"Upgrade: websocket, h2c\r\n"), id="12-two-upgrades"),
         pytest.param(opening(UPGRADE, b"Upgrade: h2c\r\nUpgrade: WebSocket\r\n"), id="12-two-upgrade-lines"),
-        pytest.param(
-            opening(KEY, b"sec-websocket-KEY:\tdGhlIHNhbXBsZSBub25jZQ==  \r\n"), id="spaces-and-case"
-        ),
-        pytest.param(
-            with_lines(b"Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b,c\r\n"), id="subprotocols"
-        ),
+        pytest.param(opening(KEY, b"sec-websocket-KEY:\tdGhlIHNhbXBsZSBub25jZQ==  \r\n"), id="spaces-and-case"),
+        pytest.param(with_lines(b"Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b,c\r\n"), id="subprotocols"),
         pytest.param(with_lines(b"Content-Length: 0\r\n"), id="14-content-length-0"),
         pytest.param(with_lines(b"X: \xff\r\n"), id="10-a-byte-beyond-ascii-elsewhere"),
         pytest.param(opening(LINES[0], b"GET http://a/ HTTP/1.1\r\n"), id="32-absolute-form"),
@@ -124,25 +120,13 @@ def test_a_legal_handshake_gets_the_accept_value_of_the_rfc(data: bytes, step: i
         pytest.param(opening(KEY, b"Sec-WebSocket-Key:\r\n"), 400, id="11-empty-key"),
         pytest.param(opening(KEY, b"Sec-WebSocket-Key: x\r\n"), 400, id="11-key-of-one-letter"),
         pytest.param(opening(KEY, KEY + KEY), 400, id="11-two-keys"),
-        pytest.param(
-            opening(KEY, b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\r\n"), 400, id="11-key-of-15-bytes"
-        ),
-        pytest.param(
-            opening(KEY, b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\r\n"), 400, id="11-key-of-17-bytes"
-        ),
-        pytest.param(
-            opening(KEY, b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j_Q==\r\n"), 400, id="11-url-safe-key"
-        ),
-        pytest.param(
-            opening(KEY, b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ\r\n"), 400, id="11-key-without-padding"
-        ),
+        pytest.param(opening(KEY, b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\r\n"), 400, id="11-key-of-15-bytes"),
+        pytest.param(opening(KEY, b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\r\n"), 400, id="11-key-of-17-bytes"),
+        pytest.param(opening(KEY, b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j_Q==\r\n"), 400, id="11-url-safe-key"),
+        pytest.param(opening(KEY, b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ\r\n"), 400, id="11-key-without-padding"),
         pytest.param(opening(CONNECTION), 400, id="12-no-connection"),
-        pytest.param(
-            opening(CONNECTION, b"Connection: keep-alive\r\n"), 400, id="12-connection-without-upgrade"
-        ),
-        pytest.param(
-            opening(CONNECTION, b"Connection: upgraded\r\n"), 400, id="12-connection-with-longer-token"
-        ),
+        pytest.param(opening(CONNECTION, b"Connection: keep-alive\r\n"), 400, id="12-connection-without-upgrade"),
+        pytest.param(opening(CONNECTION, b"Connection: upgraded\r\n"), 400, id="12-connection-with-longer-token"),
         pytest.param(opening(UPGRADE), 426, id="12-no-upgrade"),
         pytest.param(opening(UPGRADE, b"Upgrade: h2c\r\n"), 426, id="12-another-upgrade"),
         pytest.param(opening(UPGRADE, b"Upgrade: websocket2\r\n"), 426, id="12-longer-upgrade"),
@@ -203,9 +187,7 @@ def test_16_a_refusal_on_the_wire() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "upgrade", [b"", b"Upgrade: h2c\r\n", b"Upgrade: \xffwebsocket\r\n", b"Upgrade:\r\n"]
-)
+@pytest.mark.parametrize("upgrade", [b"", b"Upgrade: h2c\r\n", b"Upgrade: \xffwebsocket\r\n", b"Upgrade:\r\n"])
 def test_a_request_without_the_token_is_no_websocket_request(upgrade: bytes) -> None:
     assert not is_websocket_request(read(opening(UPGRADE, upgrade)))
 
@@ -479,9 +461,7 @@ VALUES = st.sampled_from(
     secure=False,
 )
 @given(fields=st.lists(st.tuples(NAMES, VALUES), max_size=12), secure=st.booleans())
-def test_nothing_but_a_handshake_error_comes_of_any_fields(
-    fields: list[tuple[str, str]], secure: bool
-) -> None:
+def test_nothing_but_a_handshake_error_comes_of_any_fields(fields: list[tuple[str, str]], secure: bool) -> None:
     request = Request("GET", "/", "/", "", Headers(fields), secure=secure)
     for origins in (None, "*", ["http://a", "null"]):
         try:
@@ -491,9 +471,7 @@ def test_nothing_but_a_handshake_error_comes_of_any_fields(
             continue
         else:
             assert accept == accept_value(request.headers["Sec-WebSocket-Key"])
-            accept_headers(
-                accept, offered=request.subprotocols, subprotocol=next(iter(request.subprotocols), None)
-            )
+            accept_headers(accept, offered=request.subprotocols, subprotocol=next(iter(request.subprotocols), None))
 
 
 @settings(deadline=None)

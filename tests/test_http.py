@@ -70,9 +70,7 @@ def read_all(chunks: Iterable[bytes], limits: Limits = LIMITS) -> tuple[list[Req
     return requests, None
 
 
-def read_one(
-    data: bytes, cut: Callable[[bytes], Iterable[bytes]] = whole, limits: Limits = LIMITS
-) -> Request:
+def read_one(data: bytes, cut: Callable[[bytes], Iterable[bytes]] = whole, limits: Limits = LIMITS) -> Request:
     requests, status = read_all(cut(data), limits)
     assert status is None
     assert len(requests) == 1
@@ -142,18 +140,14 @@ REFUSED = [
     pytest.param(b"GET /" + b"x" * MAX_TARGET_SIZE, 414, id="24-target-over-8-kib-without-end"),
     pytest.param(b"GET /" + b"x" * 20_000, 414, id="24-target-over-the-head-limit"),
     pytest.param(b"GET /" + b"x" * 9000 + b"\x00", 414, id="24-long-target-before-a-control-character"),
-    pytest.param(
-        b"GET /" + b"x" * (MAX_TARGET_SIZE - 1) + b"\x00", 400, id="24-control-character-just-in-time"
-    ),
+    pytest.param(b"GET /" + b"x" * (MAX_TARGET_SIZE - 1) + b"\x00", 400, id="24-control-character-just-in-time"),
     pytest.param(b"GET /\x00" + b"x" * 9000, 400, id="24-control-character-before-a-long-target"),
     pytest.param(with_target(b"/?" + b"&" * MAX_QUERY_FIELDS), 400, id="24-query-of-1001-fields"),
     # Row 26: no request has a body.
     pytest.param(with_field(b"Content-Length: 1"), 413, id="26-content-length"),
     pytest.param(with_field(b"Transfer-Encoding: chunked"), 413, id="26-chunked"),
     pytest.param(with_field(b"Content-Length: 0\r\nTransfer-Encoding: chunked"), 400, id="26-both"),
-    pytest.param(
-        with_field(b"content-length: 5\r\nTransfer-Encoding: gzip"), 400, id="26-both-and-unknown-coding"
-    ),
+    pytest.param(with_field(b"content-length: 5\r\nTransfer-Encoding: gzip"), 400, id="26-both-and-unknown-coding"),
     pytest.param(b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, id="26-chunked-in-http-1.0"),
     pytest.param(with_field(b"Transfer-Encoding: gzip, chunked"), 501, id="26-unknown-coding"),
     pytest.param(with_field(b"Content-Length: 1\r\nContent-Length: 2"), 400, id="26-two-lengths"),
@@ -294,9 +288,7 @@ def test_the_answer_to_a_bad_head_has_a_reason_closes_and_quotes_nothing(data: b
         pytest.param(with_target(b"http://b:81/x?y"), "/x", "y", "b:81", id="32-absolute-form"),
         pytest.param(with_target(b"WSS://b/x"), "/x", "", "b", id="32-absolute-form-in-upper-case"),
         pytest.param(with_target(b"ws://b?y"), "/", "y", "b", id="32-absolute-form-without-path"),
-        pytest.param(
-            with_target(b"https://[::1]:80"), "/", "", "[::1]:80", id="32-absolute-form-of-host-alone"
-        ),
+        pytest.param(with_target(b"https://[::1]:80"), "/", "", "[::1]:80", id="32-absolute-form-of-host-alone"),
         pytest.param(b"\r\n" + GET, "/", "", "a", id="32-one-empty-line-first"),
         pytest.param(b"GET / HTTP/1.0\r\n\r\n", "/", "", "", id="http-1.0-without-host"),
         pytest.param(with_field(b"Content-Length: 0"), "/", "", "a", id="26-content-length-0"),
@@ -397,15 +389,8 @@ def test_a_reader_is_idle_until_a_byte_of_a_head_comes_and_after_each_answer() -
 def test_an_answer_to_get_keeps_the_connection() -> None:
     reader = pending(GET)
     assert reader.keep_alive
-    assert reader.respond(
-        Response(200, (("ETag", '"x"'),), b"body"), date="Mon, 23 Nov 2026 08:00:00 GMT"
-    ) == (
-        b"HTTP/1.1 200 OK\r\n"
-        b'ETag: "x"\r\n'
-        b"Date: Mon, 23 Nov 2026 08:00:00 GMT\r\n"
-        b"Content-Length: 4\r\n"
-        b"\r\n"
-        b"body"
+    assert reader.respond(Response(200, (("ETag", '"x"'),), b"body"), date="Mon, 23 Nov 2026 08:00:00 GMT") == (
+        b'HTTP/1.1 200 OK\r\nETag: "x"\r\nDate: Mon, 23 Nov 2026 08:00:00 GMT\r\nContent-Length: 4\r\n\r\nbody'
     )
     assert reader.keep_alive
 
@@ -447,9 +432,7 @@ def test_an_answer_without_a_body_has_no_length() -> None:
 def test_the_connection_ends_where_the_client_wants_it(data: bytes) -> None:
     reader = pending(data + GET)
     assert not reader.keep_alive
-    assert reader.respond(Response(200)) == (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    )
+    assert reader.respond(Response(200)) == (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     assert reader.next_request() is None
     assert reader.buffered == 0
 
@@ -480,11 +463,7 @@ def test_an_answer_with_an_upgrade_field_names_it_in_connection() -> None:
     # RFC 9110 §7.8
     answer = pending(GET).respond(Response(426, (("Upgrade", "websocket"),)))
     assert answer == (
-        b"HTTP/1.1 426 Upgrade Required\r\n"
-        b"Upgrade: websocket\r\n"
-        b"Content-Length: 0\r\n"
-        b"Connection: upgrade\r\n"
-        b"\r\n"
+        b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\nConnection: upgrade\r\n\r\n"
     )
 
 
@@ -508,9 +487,7 @@ def test_15_a_switch_leaves_the_first_bytes_of_the_new_protocol() -> None:
         pytest.param(UPGRADE, ("X", "y\r\nZ: z"), id="30-crlf-in-a-value"),
     ],
 )
-def test_a_switch_that_is_not_legal_leaves_the_request_to_be_answered(
-    data: bytes, field: tuple[str, str]
-) -> None:
+def test_a_switch_that_is_not_legal_leaves_the_request_to_be_answered(data: bytes, field: tuple[str, str]) -> None:
     reader = pending(data)
     with pytest.raises(ValueError, match=r"\w"):
         reader.switch_protocols([field])
@@ -646,9 +623,7 @@ def test_lists_forgive_empty_elements() -> None:
         ("", None),
     ],
 )
-def test_an_authority_is_a_host_and_perhaps_a_port(
-    authority: str, parts: tuple[str, int | None] | None
-) -> None:
+def test_an_authority_is_a_host_and_perhaps_a_port(authority: str, parts: tuple[str, int | None] | None) -> None:
     assert parse_authority(authority) == parts
 
 
@@ -704,9 +679,7 @@ def cut_at(data: bytes, places: list[int]) -> Iterable[bytes]:
     places=st.lists(st.integers(0, 2000), max_size=20),
     size=st.sampled_from([64, 256, 16 * 1024]),
 )
-def test_the_requests_and_the_error_do_not_depend_on_the_cutting(
-    data: bytes, places: list[int], size: int
-) -> None:
+def test_the_requests_and_the_error_do_not_depend_on_the_cutting(data: bytes, places: list[int], size: int) -> None:
     # `read_all` lets nothing but HandshakeError pass and holds the buffer to its bound.
     limits = Limits(max_head_size=size)
     expected = read_all([data], limits)

@@ -70,9 +70,7 @@ class TestEveryImplementation:
         assert type(mask(bytes(5000), KEY)) is bytes
 
     @pytest.mark.parametrize("size", [*range(10), *EDGES])
-    def test_a_payload_of_any_size_equals_the_oracle(
-        self, mask: Callable[[bytes, bytes], bytes], size: int
-    ) -> None:
+    def test_a_payload_of_any_size_equals_the_oracle(self, mask: Callable[[bytes, bytes], bytes], size: int) -> None:
         data = (bytes(range(251)) * (size // 251 + 1))[:size]  # a prime, so that no stride repeats itself
         assert mask(data, KEY) == oracle(data, KEY)
 

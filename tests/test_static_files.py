@@ -86,9 +86,7 @@ class TestPaths:
         assert answer.endswith(b"\r\n\r\n")
 
     def test_a_folder_answers_with_its_index(self, tmp_path: Path) -> None:
-        files = StaticFiles.load(
-            write(tmp_path, {"index.html": "top", "a/index.html": "a", "b/c/x.txt": "x"})
-        )
+        files = StaticFiles.load(write(tmp_path, {"index.html": "top", "a/index.html": "a", "b/c/x.txt": "x"}))
         assert ask(files, "/").body == b"top"
         assert ask(files, "/a/").body == b"a"
         assert ask(files, "/b/c/x.txt").body == b"x"
@@ -371,17 +369,13 @@ class TestLoading:
     def test_an_empty_folder_answers_nothing(self, tmp_path: Path) -> None:
         assert StaticFiles.load(tmp_path).respond(request("/")) is None
 
-    def test_a_relative_path_with_links_is_a_folder_too(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_relative_path_with_links_is_a_folder_too(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder.parent / "link").symlink_to("folder", target_is_directory=True)
         monkeypatch.chdir(folder.parent)
         assert ask(StaticFiles.load("link")).body == b"<!doctype html>hello"
 
     def test_dotfiles_are_not_served(self, tmp_path: Path) -> None:
-        files = StaticFiles.load(
-            write(tmp_path, {".env": "secret", ".git/config": "secret", "a/.b": "secret"})
-        )
+        files = StaticFiles.load(write(tmp_path, {".env": "secret", ".git/config": "secret", "a/.b": "secret"}))
         for path in ("/.env", "/.git/config", "/a/.b"):
             assert files.respond(request(path)) is None
 

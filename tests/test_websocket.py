@@ -11,7 +11,7 @@ import trio
 
 import rawws
 from rawws import ConnectionClosed, Limits, SendStatus
-from rawws.states import Event, State
+from rawws.states import State
 
 from .drivers import (
     BINARY,

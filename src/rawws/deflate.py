@@ -176,16 +176,14 @@ class DeflateParameters:
 _MAX_OFFERS: Final = 16
 """Extension offers looked at in one request; browsers send one, Autobahn's longest list has three."""
 
-_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 (RFC 9110 §5.6.2, no secret)
+_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # The alternatives exclude each other at the first character, so that a failed match costs linear time.
 _QUOTED: Final = r'"((?:[^"\\]|\\.)*)"'
 _BALANCED: Final = re.compile(rf'(?:[^"]|{_QUOTED})*', re.DOTALL)
 _ELEMENT: Final = re.compile(rf'(?:[^",]|{_QUOTED})+', re.DOTALL)
 _NAME: Final = re.compile(rf"[ \t]*({_TOKEN})[ \t]*")
 # RFC 6455 §4.3 writes its grammar with RFC 2616's implied white space, so it may stand around "=" as well.
-_PARAMETER: Final = re.compile(
-    rf";[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*(?:({_TOKEN})|{_QUOTED})[ \t]*)?", re.DOTALL
-)
+_PARAMETER: Final = re.compile(rf";[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*(?:({_TOKEN})|{_QUOTED})[ \t]*)?", re.DOTALL)
 _WHOLE_TOKEN: Final = re.compile(_TOKEN)
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 _WINDOW_BITS: Final = {str(bits): bits for bits in range(8, 16)}  # RFC 7692 §7.1.2: no leading zeros
@@ -307,9 +305,7 @@ class Inflater:
 
     __slots__ = ("_backend", "_inflater", "_no_context_takeover", "_streams", "_window_bits")
 
-    def __init__(
-        self, window_bits: int, no_context_takeover: bool, *, backend: Backend | None = None
-    ) -> None:
+    def __init__(self, window_bits: int, no_context_takeover: bool, *, backend: Backend | None = None) -> None:
         # Not every library inflates with 8 bits; a larger window inflates all that a smaller one does.
         self._window_bits = max(9, window_bits)
         self._no_context_takeover = no_context_takeover

@@ -69,9 +69,7 @@ _METHOD_STARTS: Final = frozenset(code for code in range(0x80) if _TOKEN.fullmat
 # A control character; a CR without LF; a LF without CR; a line that begins with white space. The pattern
 # starts with one character class, so that sre skips ordinary text at full speed. It also keeps h11's header
 # regex from its quadratic case, a run of spaces before a byte that matches nothing.
-_FAULT: Final = re.compile(
-    rb"[\x00-\x08\x0a-\x1f\x7f](?:(?<![\r\n])|(?<=\r)[^\n]|(?<=\n)(?<!\r\n)|(?<=\r\n)[ \t])"
-)
+_FAULT: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f](?:(?<![\r\n])|(?<=\r)[^\n]|(?<=\n)(?<!\r\n)|(?<=\r\n)[ \t])")
 _CONTENT_LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 
 _ABSOLUTE_FORM: Final = re.compile(r"(?:https?|wss?)://([^/?]*)(.*)", re.IGNORECASE)
@@ -513,9 +511,7 @@ class RequestReader:
         overrun = _target_overrun(buffer, stop) if stop > MAX_TARGET_SIZE else -1
         self._is_head = buffer.startswith(b"HEAD ")
         if fault is not None and not 0 <= overrun < fault.end() - 1:
-            raise HandshakeError(
-                400, "The request head has a control character, a bare line end or a folded line."
-            )
+            raise HandshakeError(400, "The request head has a control character, a bare line end or a folded line.")
         if overrun >= 0:
             raise HandshakeError(414, "The request target is too long.")
         if end < 0:

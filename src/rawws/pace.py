@@ -46,7 +46,7 @@ def breathe() -> Awaitable[None]:
         _streak.calls = 1
     elif _streak.calls >= CALLS_WITHOUT_BLOCKING:
         _streak.calls = 1
-        return checkpoint()
+        return checkpoint()  # noqa: ASYNC105  the caller awaits it
     else:
         _streak.calls += 1
-    return checkpoint_if_cancelled()
+    return checkpoint_if_cancelled()  # noqa: ASYNC105  the caller awaits it

@@ -111,9 +111,7 @@ class StaticFiles:
         self._files = files
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], *, content_security_policy: str | None = None
-    ) -> StaticFiles:
+    def load(cls, folder: str | os.PathLike[str], *, content_security_policy: str | None = None) -> StaticFiles:
         """Read a folder and everything below it into memory.
 
         Blocks while it reads and compresses, so call it before serving. A file `a/b.txt` answers to the path

@@ -298,11 +298,11 @@ class WebSocket(Connection):
         return MessageChunks(self)
 
     def _park(self) -> Awaitable[object]:
-        """Sleep until `_wake`; what was sent leaves first."""
+        """Return what to await to sleep until `_wake`; what was sent leaves first."""
         if self._transport.queued:
             self._transport.flush()
         self._receiver = current_task()
-        return wait_task_rescheduled(self._stop_waiting)
+        return wait_task_rescheduled(self._stop_waiting)  # noqa: ASYNC105  the caller awaits it
 
     def _stop_waiting(self, _: object) -> Abort:
         self._receiver = None
