@@ -49,6 +49,7 @@ class SendStatus(Enum):
 
 # The hot paths below compare against these names: a module global is found faster than a member of an Enum.
 _OPEN: Final = State.OPEN
+_STEPS: Final = {step: (state, action.value) for step, (state, action) in TRANSITIONS.items()}
 _STOP_READING: Final[int] = Action.STOP_READING.value
 _DISCARD: Final[int] = Action.DISCARD.value
 _SEND_CLOSE: Final[int] = Action.SEND_CLOSE.value
@@ -680,8 +681,7 @@ class Connection(Receiver):
 
     def _happen(self, event: Event) -> None:
         """Move to the next state and do what belongs to it."""
-        self._state, actions = TRANSITIONS[self._state, event]
-        action = actions.value
+        self._state, action = _STEPS[self._state, event]
         if not action:
             return
         if action & _STOP_READING:

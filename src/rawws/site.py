@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from .deflate import DeflateOptions
@@ -117,9 +118,11 @@ def remote_host(client: Address) -> str | None:
 
     An IPv4 address that is mapped into IPv6 comes as IPv4 (RFC 4291 §2.5.5.2).
     """
-    if not isinstance(client, tuple):
-        return None
-    host = client[0]
+    return _remote(client[0]) if isinstance(client, tuple) else None
+
+
+@lru_cache(maxsize=1024)  # asked when a connection comes and when it goes, and parsing takes as long as a frame
+def _remote(host: str) -> str | None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
