@@ -334,10 +334,14 @@ class TestBundledPage:
     def test_every_file_that_the_page_names_is_there(self) -> None:
         files = StaticFiles.bundled()
         page = ask(files).body.decode()
-        names = re.findall(r'(?:src|href)="([^"]+)"', page)
-        names += re.findall(r'from "\./([^"]+)"', ask(files, "/page.js").body.decode())
-        names += re.findall(r'url\("([^"]+)"\)', ask(files, "/style.css").body.decode())
-        assert set(names) == {"connection.js", "favicon.svg", "page.js", "style.css"}
+        names = set(re.findall(r'(?:src|href)="([^"#]+)"', page))
+        names |= set(re.findall(r'url\("([^"]+)"\)', ask(files, "/style.css").body.decode()))
+        unread = {"page.js"}
+        while unread:
+            imports = set(re.findall(r'from "\./([^"]+)"', ask(files, f"/{unread.pop()}").body.decode()))
+            unread |= imports - names
+            names |= imports
+        assert names == {"chat.js", "connection.js", "favicon.svg", "log.js", "page.js", "style.css"}
         for name in names:
             assert ask(files, f"/{name}").status == 200
 
