@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 SANS_IO = errors limits transport deflate handshake http masking encoder frames protocol states connection
 
-.PHONY: help test test-lane-off coverage lint format types autobahn autobahn-ci browser screenshots fuzz build clean
+.PHONY: help test test-lane-off compiled test-compiled autobahn-compiled coverage lint format types autobahn autobahn-ci browser screenshots fuzz build clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
@@ -14,6 +14,17 @@ test: ## the whole suite
 
 test-lane-off: ## the whole suite without the fast lane
 	RAWWS_FAST_LANE=0 $(PYTHON) -m pytest
+
+compiled: ## the compiled build, to build/compiled; from a copy, for modules beside the source would be imported first
+	rm -rf build/compiled build/compiled-source
+	mkdir -p build/compiled-source
+	cp -r src static pyproject.toml README.md LICENSE build/compiled-source
+	find build/compiled-source -name '*.so' -delete
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PYTHON) -m pip install --quiet --no-deps --target build/compiled build/compiled-source
+	PYTHONPATH=build/compiled $(PYTHON) -m rawws --version | grep compiled
+
+test-compiled: ## the suite but for the browser on the compiled build
+	PYTHONPATH=build/compiled RAWWS_EXPECT_COMPILED=1 $(PYTHON) -m pytest -m "not browser"
 
 coverage: ## the suite but for the browser, measured: 95 % of all, every branch of the sans-IO modules
 	rm -f .coverage .coverage.*
@@ -43,6 +54,9 @@ autobahn: ## Autobahn: 517 cases, both endpoints, fast lane on and off
 
 autobahn-ci: ## Autobahn: 517 cases once, the 301 without compression for the other three
 	$(PYTHON) -m tests.autobahn --profile ci --timeout 2400
+
+autobahn-compiled: ## Autobahn on the compiled build: the 301 cases without compression
+	PYTHONPATH=$(CURDIR)/build/compiled $(PYTHON) -m tests.autobahn --cases no-compression --targets echo --lane on
 
 browser: ## the page in Chromium
 	RAWWS_REQUIRE_BROWSER=1 $(PYTHON) -m pytest -m browser

@@ -1,6 +1,7 @@
 """Compile the C programs of the suite, into a folder outside version control.
 
-A program is built again when its source is newer. Needs Linux (epoll) and a C compiler: `$CC`, else `cc`.
+A program is built again when its source, or a header beside it, is newer. Needs Linux (epoll) and a C
+compiler: `$CC`, else `cc`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def missing() -> str:
 
 
 def program(name: str) -> Path:
-    """Return the path of a compiled program, building it first when it is missing or older than its source.
+    """Return the path of a compiled program, building it first when it is missing or older than what it is made of.
 
     Raises:
         RuntimeError: there is no compiler, or it refuses the source; the text says why.
@@ -37,7 +38,8 @@ def program(name: str) -> Path:
     if reason := missing():
         raise RuntimeError(f"cannot build {name}.c: {reason}")
     source, target = Path(__file__).parent / f"{name}.c", BUILD / name
-    if target.exists() and target.stat().st_mtime_ns > source.stat().st_mtime_ns:
+    newest = max(path.stat().st_mtime_ns for path in (source, *source.parent.glob("*.h")))
+    if target.exists() and target.stat().st_mtime_ns > newest:
         return target
     BUILD.mkdir(parents=True, exist_ok=True)
     compiler = _compiler()

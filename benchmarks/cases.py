@@ -1,8 +1,8 @@
 """The table of cases: what each one sends, to how many connections, and what is read off.
 
-This module is data. A case names a mode of the load generator (`load.c`) with its options, the mode of the
-servers, and its metrics; the runner knows how to carry a mode out, the report how to print a metric. It knows
-nothing of peers but what a server must be able to do for the case.
+This module is data. A case names a mode of a load generator (`load.c`, or `chat.c` for its one mode) with its
+options, the mode of the servers, and its metrics; the runner knows how to carry a mode out, the report how to
+print a metric. It knows nothing of peers but what a server must be able to do for the case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CASES", "Case", "Metric", "Mode", "Payload", "select_cases"]
 
-Mode: TypeAlias = Literal["echo", "broadcast", "handshakes", "latency", "memory", "start"]
+Mode: TypeAlias = Literal["echo", "broadcast", "handshakes", "latency", "memory", "start", "chat"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,8 @@ class Case:
     payload: Payload = Payload()
     settle: float = 0.0
     """Seconds between the last handshake and the first message."""
+    period: float = 1.0
+    """Seconds between two messages of a member of the chat."""
 
     @property
     def sample(self) -> int:
@@ -139,6 +141,19 @@ CASES: tuple[Case, ...] = (
             Metric(key="p99_us", title="p99", unit="µs", higher_is_better=False),
             Metric(key="p999_us", title="p99.9", unit="µs", higher_is_better=False),
         ),
+    ),
+    Case(
+        name="chat",
+        title="Chat, a room of 1000, each says 32 B once a second",
+        mode="chat",
+        metrics=(
+            Metric(key="p50_ms", title="delivery p50", unit="ms", higher_is_better=False),
+            Metric(key="p99_ms", title="delivery p99", unit="ms", higher_is_better=False),
+            Metric(key="max_ms", title="delivery max", unit="ms", higher_is_better=False),
+            Metric(key="rate", title="deliveries", unit="deliveries/s"),
+        ),
+        connections=1000,
+        settle=1.0,
     ),
     Case(
         name="memory-1k",

@@ -229,9 +229,10 @@ class Generator:
 
 @contextlib.contextmanager
 def generator(mode: str, port: int, core: int | None, **options: object) -> Iterator[Generator]:
-    """Start a load generator and end it at the end of the block."""
+    """Start the load generator of a mode and end it at the end of the block."""
     arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
-    command = [str(build.program("load")), mode, str(port), *arguments]
+    program = [build.program("chat")] if mode == "chat" else [build.program("load"), mode]
+    command = [*map(str, program), str(port), *arguments]
     with _on_core(core):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:

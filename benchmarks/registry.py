@@ -44,6 +44,8 @@ class Peer:
     compiled: bool = False
     """The program is C."""
     has_deflate: bool = True
+    has_chat: bool = False
+    """Comes with the chat of rawws, an async handler."""
     keepalive: Literal["own", "recipe", "none"] = "own"
     """Whether it sends pings: by itself, by a recipe of its documentation, or not at all."""
     may_drop_close: bool = False
@@ -66,6 +68,8 @@ class Peer:
 
     def unsupported(self, case: Case) -> str:
         """Return why this peer has no row in a case, or an empty string."""
+        if case.mode == "chat" and not self.has_chat:
+            return "no chat"
         return "no permessage-deflate" if case.payload.deflated and not self.has_deflate else ""
 
 
@@ -91,6 +95,7 @@ PEERS: tuple[Peer, ...] = (
         style=("task",),
         modules=("rawws", "rawws.server"),
         distributions=("rawws", "trio", "wsproto", "h11"),
+        has_chat=True,
     ),
     Peer(
         name="rawws-no-lane",

@@ -11,14 +11,14 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks import payloads
 from benchmarks.processes import BenchmarkError, Cores, free_port, generate, generator, launch, resident_bytes
 from benchmarks.results import Outcome, Results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from benchmarks.cases import Case
@@ -95,6 +95,8 @@ def step_seconds(case: Case, plan: Plan) -> float:
         return 2.0
     if case.mode == "memory":
         return 4.0 + PING_INTERVAL * PING_ROUNDS + case.connections / 2000
+    if case.mode == "chat":
+        return plan.seconds + plan.warmup + case.settle + 1.0 + case.connections / 400  # who joins is told to everybody
     return plan.seconds + plan.warmup + 1.0 + case.connections / 4000
 
 
@@ -105,6 +107,8 @@ def measure(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:
             return _measure_start(case, peer, plan)
         if case.mode == "memory":
             return _measure_memory(case, peer, plan, files)
+        if case.mode == "chat":
+            return _measure_chat(case, peer, plan, files)
         return _measure_load(case, peer, plan, files)
     except BenchmarkError as error:
         return Outcome(error=str(error))
@@ -152,8 +156,34 @@ def _measure_load(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:
     if report["unclean"]:
         share = report["unclean"] / report["messages"]
         notes.append(f"{share:.1%} of the connections ended without a Close frame")
+    return _outcome(case, report, notes)
+
+
+def _measure_chat(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:
+    with serving(peer, "chat", plan.cores) as server:
+        report = generate(
+            case.mode,
+            server.port,
+            plan.cores.load,
+            plan.seconds + plan.warmup + case.settle + _MARGIN,
+            connections=case.connections,
+            seconds=plan.seconds,
+            warmup=plan.warmup,
+            settle=case.settle,
+            period=case.period,
+            payloads=files.payloads,
+            keys=files.keys,
+            pid=server.pid,
+            server_core=plan.cores.server,
+            load_core=plan.cores.load,
+        )
+    return _outcome(case, report)
+
+
+def _outcome(case: Case, report: Mapping[str, Any], notes: Sequence[str] = ()) -> Outcome:
+    """Return what a load generator's report says of a case."""
     if report.get("others_cpu", 0) > DISTURBED:
-        notes.append("disturbed: others used these cores")
+        notes = [*notes, "disturbed: others used these cores"]
     values = {metric.key: float(report[metric.key]) for metric in case.metrics}
     return Outcome(values, report["client_cpu"], report["server_cpu"], tuple(notes))
 

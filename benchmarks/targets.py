@@ -71,6 +71,7 @@ TARGETS: tuple[Target, ...] = (
     Target(case="memory-10k", subject="rawws", bound=2048, at_most=True, metric="bytes"),
     Target(case="memory-10k", subject="rawws-task", bound=6144, at_most=True, metric="bytes"),
     Target(case="latency", subject="rawws", against=("picows",), bound=1.2, at_most=True, metric="p99_us"),
+    Target(case="chat", subject="rawws-task", bound=250, at_most=True, metric="p99_ms"),
     Target(case="start", subject="rawws", against=("aiohttp",), bound=1.1, at_most=True, metric="ms"),
 )
 

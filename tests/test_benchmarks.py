@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 ECHO = next(case for case in CASES if case.name == "echo")
 LATENCY = next(case for case in CASES if case.name == "latency")
+CHAT = next(case for case in CASES if case.name == "chat")
 FLOOR = next(peer for peer in PEERS if peer.name == "floor")
-RAWWS, PICOWS = (next(peer for peer in PEERS if peer.name == name) for name in ("rawws", "picows"))
+RAWWS, RAWWS_TASK, PICOWS = (
+    next(peer for peer in PEERS if peer.name == name) for name in ("rawws", "rawws-task", "picows")
+)
 QUICK = Plan(seconds=0.1, warmup=0.02, repeat=1)
 MACHINE = {"cpu": "a CPU", "kernel": "Linux 6", "python": "CPython 3.11.0", "date": "2026-01-02T03:04:05"}
 
@@ -121,6 +124,11 @@ class TestTables:
         assert not RAWWS.unsupported(deflate)
         assert not PICOWS.unsupported(ECHO)
 
+    def test_only_the_handler_of_rawws_has_a_chat(self) -> None:
+        assert [peer.name for peer in PEERS if not peer.unsupported(CHAT)] == ["rawws-task"]
+        assert PICOWS.unsupported(CHAT) == "no chat"
+        assert not variant(RAWWS_TASK, "compiled", "there").unsupported(CHAT)
+
     def test_missing_peer_says_which_module_it_lacks(self) -> None:
         assert replace(PICOWS, modules=("json", "no_such_module")).missing() == "not installed: no_such_module"
         assert replace(PICOWS, modules=("json",)).missing() == ""
@@ -163,6 +171,12 @@ class TestTargets:
         assert value == 2000.0
         assert target.met(value)
         assert not target.met(2049)
+
+    def test_a_delivery_of_the_chat_may_take_250_ms(self) -> None:
+        ((target, value),) = check_targets(results_of(CHAT, rawws_task=[250.0]))
+        assert (target.metric, value) == ("p99_ms", 250.0)
+        assert target.met(value)
+        assert not target.met(250.1)
 
     def test_bounds_read_as_words(self) -> None:
         assert Target(case="echo", subject="rawws", against=("picows",), bound=0.85).text == "≥ 0.85 x picows"
@@ -240,6 +254,12 @@ class TestReport:
     def test_case_with_several_figures_has_a_table_for_each(self) -> None:
         text = self.render(results_of(LATENCY, rawws=[100.0]))
         assert [title in text for title in ("p50, µs", "p99, µs", "p99.9, µs")] == [True] * 3
+
+    def test_chat_is_reported_in_milliseconds(self) -> None:
+        text = self.render(results_of(CHAT, rawws_task=[123.0]))
+        assert [f"delivery {name}, ms" in text for name in ("p50", "p99", "max")] == [True] * 3
+        assert re.search(r"rawws, async handler +123 ", text)
+        assert re.search(r"chat +rawws-task +≤ 250 +123 +reached", text)
 
     def test_figures_are_written_with_three_digits(self) -> None:
         pytest.importorskip("rich")
@@ -348,6 +368,19 @@ class TestLoadGeneratorAgainstTheFloor:
         assert outcome.values["ms"] > 0
 
 
+@needs_compiler
+def test_chat_yields_its_figures() -> None:
+    case = replace(CHAT, connections=12, period=0.02, settle=0.05)
+    with files_for(case) as files:
+        outcome = measure(case, RAWWS_TASK, QUICK, files)
+    assert outcome.error == ""
+    assert set(outcome.values) == {"p50_ms", "p99_ms", "max_ms", "rate"}
+    assert 0 < outcome.values["p50_ms"] <= outcome.values["p99_ms"] <= outcome.values["max_ms"] + 0.01
+    assert outcome.values["rate"] > 0
+    assert outcome.client_cpu is not None
+    assert outcome.server_cpu is not None
+
+
 def _serve(listener: socket.socket, answer: Callable[[bytes], bytes]) -> None:
     """Answer the Upgrade of one connection, then each batch of its frames with `answer`."""
     connection, _ = listener.accept()
@@ -367,15 +400,17 @@ def _serve(listener: socket.socket, answer: Callable[[bytes], bytes]) -> None:
 
 
 @contextlib.contextmanager
-def wrong_server(answer: Callable[[bytes], bytes]) -> Iterator[int]:
-    """Run a server that answers frames with `answer`; gives its port."""
+def wrong_server(*answers: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Run a server that answers the frames of each connection with its own of `answers`; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_serve, args=(listener, answer))
-        thread.start()
+        threads = [threading.Thread(target=_serve, args=(listener, answer)) for answer in answers]
+        for thread in threads:
+            thread.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            thread.join(10)
+            for thread in threads:
+                thread.join(10)
 
 
 @needs_compiler
@@ -430,6 +465,88 @@ class TestLoadGeneratorRefusesWrongReplies:
             thread.join(10)
 
 
+class WrongRoom:
+    """A chat of one member, who hears what it says as `wrong` has changed it."""
+
+    def __init__(self, wrong: Callable[[dict[str, Any]], dict[str, Any]] = lambda message: message) -> None:
+        self.wrong = wrong
+        self.name = ""
+        self.last_id = 0
+
+    def __call__(self, data: bytes) -> bytes:
+        return b"".join(map(self.answer, self.messages(data)))
+
+    @staticmethod
+    def messages(data: bytes) -> Iterator[dict[str, Any]]:
+        """Read masked text frames; a message of the generator comes whole, maybe several in one read."""
+        while data:
+            assert data[0] == 0x81
+            length, at = data[1] & 127, 2
+            if length == 126:
+                length, at = int.from_bytes(data[2:4], "big"), 4
+            key, payload = data[at : at + 4], data[at + 4 : at + 4 + length]
+            yield json.loads(bytes(byte ^ key[i % 4] for i, byte in enumerate(payload)))
+            data = data[at + 4 + length :]
+
+    def answer(self, message: dict[str, Any]) -> bytes:
+        if message["type"] == "hello":
+            self.name = message["name"]
+            return b"".join(
+                self.frame({"room": "benchmark"} | fields)
+                for fields in (
+                    {"type": "welcome", "version": 1},
+                    {"type": "history", "kind": "recent", "more": False, "messages": []},
+                    {"type": "presence", "event": "members", "name": self.name, "members": [self.name]},
+                )
+            )
+        self.last_id += 1
+        return self.frame(self.wrong({**message, "id": self.last_id, "time": 1, "name": self.name}))
+
+    @staticmethod
+    def frame(fields: dict[str, Any]) -> bytes:
+        """FIN and text, 126 to 65535 bytes."""
+        text = json.dumps(fields, separators=(",", ":")).ljust(126).encode()
+        return b"\x81\x7e" + len(text).to_bytes(2, "big") + text
+
+
+@needs_compiler
+class TestChatGeneratorRefusesWrongRooms:
+    def run(self, *rooms: WrongRoom) -> dict[str, Any]:
+        with files_for(CHAT) as files, wrong_server(*rooms) as port:
+            return generate(
+                "chat", port, None, 10,
+                connections=len(rooms), seconds=0.2, warmup=0, period=0.04, payloads=files.payloads, keys=files.keys,
+            )  # fmt: skip
+
+    def test_right_room_is_measured(self) -> None:
+        report = self.run(WrongRoom())
+        assert report["said"] == report["samples"] == 5
+        assert 0 < report["p50_ms"] <= report["p99_ms"] <= report["max_ms"] + 0.01
+
+    @pytest.mark.parametrize(
+        ("wrong", "complaint"),
+        [
+            ({"text": "other words"}, "a message with another text than was said"),
+            ({"name": "member 1"}, "a message with another sender's name"),
+            ({"room": "elsewhere"}, "not a message of the room"),
+            ({"type": "typing"}, "not a message of the room"),
+            ({"type": "error", "code": "unavailable"}, "member 0 was told of an error"),
+            ({"client": "0-1"}, "a message that nobody sent, or out of its sender's order"),
+            ({"client": "1-0"}, "a message that nobody sent, or out of its sender's order"),
+            ({"client": "0-0"}, "a message that nobody sent, or out of its sender's order"),
+            ({"id": 7}, "id 7 after id 7"),
+        ],
+        ids=["text", "name", "room", "type", "error", "early", "stranger", "twice", "id"],
+    )
+    def test_message_is_an_error(self, wrong: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(BenchmarkError, match=re.escape(complaint)):
+            self.run(WrongRoom(lambda message: message | wrong))
+
+    def test_members_who_do_not_hear_the_same_are_an_error(self) -> None:
+        with pytest.raises(BenchmarkError, match="did not get what others got"):
+            self.run(WrongRoom(), WrongRoom())
+
+
 @needs_compiler
 class TestBuild:
     def test_program_is_built_once_and_again_when_its_source_is_newer(
@@ -442,9 +559,12 @@ class TestBuild:
         source = (build.ROOT / "benchmarks" / "floor.c").stat().st_mtime_ns
         os.utime(program, ns=(source - 1, source - 1))
         assert build.program("floor").stat().st_mtime_ns > source
+        header = (build.ROOT / "benchmarks" / "client.h").stat().st_mtime_ns
+        os.utime(program, ns=(header, header))
+        assert build.program("floor").stat().st_mtime_ns > header
 
     def test_sources_compile_without_warnings(self, tmp_path: Path) -> None:
-        for name in ("load", "floor"):
+        for name in ("load", "chat", "floor"):
             source = build.ROOT / "benchmarks" / f"{name}.c"
             done = subprocess.run(
                 [

@@ -18,6 +18,7 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 import rawws
 from rawws.backplane import BackplaneError, Entry, MemoryBackplane, Page, Receipt, Seat
 from rawws.chat import Chat
+from rawws.encoder import SharedMessage
 from tests.conftest import FAST_LANE
 from tests.raw_client import CLOSE, CLOSE_1000, TEXT, Client, frame
 
@@ -331,14 +332,11 @@ class TestTalking:
             people = await chat.people("Ada", "Bo", "Cy")
             encoded: list[str | bytes] = []
 
-            class Counted(rawws.encoder.SharedMessage):  # type: ignore[misc]
-                __slots__ = ()
+            def counted(message: str | bytes) -> SharedMessage:
+                encoded.append(message)
+                return SharedMessage(message)
 
-                def __init__(self, message: str | bytes) -> None:
-                    encoded.append(message)
-                    super().__init__(message)
-
-            monkeypatch.setattr("rawws.manager.SharedMessage", Counted)
+            monkeypatch.setattr("rawws.manager.SharedMessage", counted)
             await people[0].say('{"type":"message","room":"tea","text":"hi"}')
             assert {await person.hear() for person in people} == set(encoded)
             assert len(encoded) == 1

@@ -20,6 +20,7 @@ import trustme
 
 import rawws
 from rawws import cli
+from rawws._build import COMPILED
 from rawws._version import __version__
 from tests.conftest import FAST_LANE
 from tests.raw_client import CLOSE_1000, TEXT, frame, handshake
@@ -229,7 +230,8 @@ class TestHelp:
         with pytest.raises(SystemExit) as caught:
             cli.main(["--version"])
         assert caught.value.code == 0
-        assert capsys.readouterr().out == f"rawws {__version__}\n"
+        build = "compiled" if COMPILED else "pure Python"
+        assert capsys.readouterr().out == f"rawws {__version__} ({build})\n"
 
     @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["serve", "--help"]])
     def test_help_has_examples(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

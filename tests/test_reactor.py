@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from rawws.reactor import Reactor, SocketTransport, is_supported
+from rawws.reactor import Reactor, is_supported
+from rawws.socket_transport import SocketTransport
 from rawws.transport import HIGH_WATER, LOW_WATER, READ_SIZE
 
 from .drivers import Script, jumping_clock, settle
@@ -551,8 +552,8 @@ class TestTime:
                 ends.peer.close()
 
     async def test_deadlines_are_not_put_off_for_ever_by_a_busy_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rawws.reactor._BATCH_EVENTS", 2)
-        monkeypatch.setattr("rawws.reactor._OVERDUE_SECONDS", 0.05)
+        monkeypatch.setattr("rawws.loop._BATCH_EVENTS", 2)
+        monkeypatch.setattr("rawws.loop._OVERDUE_SECONDS", 0.05)
         async with running() as reactor:
             busy = [Ends(reactor, data=lambda *_: None) for _ in range(4)]
             with Ends(reactor, due=lambda transport: transport.abort()) as ends:
@@ -566,7 +567,7 @@ class TestTime:
                 one.peer.close()
 
     async def test_batch_ends_after_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rawws.reactor._BATCH_SECONDS", -1.0)
+        monkeypatch.setattr("rawws.loop._BATCH_SECONDS", -1.0)
         async with running() as reactor:
             many = [Ends(reactor, data=lambda transport, _: transport.schedule()) for _ in range(40)]
             for ends in many:
@@ -851,7 +852,7 @@ class TestListening:
         async with running() as reactor:
             listener = Stubborn(socket.create_server(("127.0.0.1", 0)))
             listener.failures = [errno.EMFILE, errno.EMFILE, errno.ENFILE, errno.ECONNABORTED]
-            monkeypatch.setattr("rawws.reactor.os.open", _fail)
+            monkeypatch.setattr("os.open", _fail)
             scripts: list[Script] = []
 
             def greet(transport: SocketTransport, address: object) -> Script:

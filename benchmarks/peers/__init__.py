@@ -1,7 +1,8 @@
 """The servers that are measured, each a small program: `python -m benchmarks.peers.NAME ARGUMENTS`.
 
 They do the same two things: in mode `echo` every message goes back as it came, text as text and binary as
-binary; in mode `broadcast` every message goes to every connection, the sender included. Each is set up as its
+binary; in mode `broadcast` every message goes to every connection, the sender included. Mode `chat` is for the
+one that has a chat. Each is set up as its
 documentation recommends for production: no access log, the garbage collector as it is, the library's own
 broadcast where it has one, limits and keepalive at their defaults. permessage-deflate is on in the case that
 measures it and off elsewhere; the ping interval is short in the case that waits for pings.
@@ -24,6 +25,8 @@ class Settings(NamedTuple):
     """The port to listen on, on 127.0.0.1."""
     broadcast: bool
     """Send each message to every connection, not to its sender alone."""
+    chat: bool
+    """Serve the chat instead."""
     deflate: bool
     """Agree to permessage-deflate, with 12 window bits where that can be set."""
     ping_interval: float | None
@@ -38,6 +41,7 @@ def settings() -> Settings:
     return Settings(
         port=int(port),
         broadcast=mode == "broadcast",
+        chat=mode == "chat",
         deflate=deflate == "1",
         ping_interval=float(ping_interval) or None,
         style=frozenset(style),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import rawws
 from benchmarks.peers import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from benchmarks.peers import Settings
 
 manager = rawws.ConnectionManager()
 
@@ -33,13 +40,19 @@ async def broadcast(ws: rawws.WebSocket) -> None:
         manager.broadcast(message)
 
 
+def application(options: Settings) -> Callable[[rawws.WebSocket], Awaitable[None]] | rawws.Protocol:
+    if options.chat:
+        return rawws.Chat()
+    if "task" in options.style:
+        return broadcast if options.broadcast else echo
+    return BroadcastProtocol() if options.broadcast else EchoProtocol()
+
+
 def main() -> None:
     options = settings()
-    task = "task" in options.style
     limits = rawws.Limits(max_connections=20_000, ping_interval=options.ping_interval or 20.0)
-    app = (broadcast if task else BroadcastProtocol()) if options.broadcast else (echo if task else EchoProtocol())
     rawws.run(
-        app,
+        application(options),
         "127.0.0.1",
         options.port,
         compression=options.deflate,

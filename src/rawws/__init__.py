@@ -10,6 +10,8 @@ A server is this long:
 """
 
 from ._version import __version__
+from .backplane import Backplane, MemoryBackplane
+from .chat import Chat
 from .connection import SendStatus
 from .deflate import DeflateOptions
 from .echo import EchoProtocol
@@ -24,7 +26,9 @@ from .static_files import StaticFiles
 from .websocket import WebSocket
 
 __all__ = [
+    "Backplane",
     "BroadcastResult",
+    "Chat",
     "CloseCode",
     "ConnectionClosed",
     "ConnectionManager",
@@ -34,6 +38,7 @@ __all__ = [
     "HandshakeError",
     "Headers",
     "Limits",
+    "MemoryBackplane",
     "MessageChunks",
     "MessageWriter",
     "Protocol",

@@ -18,6 +18,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from ._build import COMPILED
 from ._version import __version__
 from .echo import applications
 from .handshake import canonical_origin
@@ -97,12 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"rawws {__version__}")
+    build = "compiled" if COMPILED else "pure Python"
+    parser.add_argument("--version", action="version", version=f"rawws {__version__} ({build})")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serve = commands.add_parser(
         "serve",
         help="serve the page and its WebSockets (the default)",
-        description="Serve a static folder on plain HTTP, and WebSockets on /communicate, /echo, /echo/task and "
+        description="Serve a static folder on plain HTTP, and WebSockets on /chat, /communicate, /echo, /echo/task and "
         "/broadcast of the same port; and /health, to this machine.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -22,6 +22,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from ._mypyc import mypyc_attr
 from .encoder import Encoder, SharedMessage, close_payload
 from .errors import CloseCode, ConnectionClosed, FrameError
 from .frames import CLOSE, PING, PONG, PROGRESS, Control, Decoder
@@ -72,6 +73,7 @@ _SLICE_COST: Final = 16_384
 """Bytes of messages (and 1 KiB for each) between two looks at the clock while decoding."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Connection(Receiver):
     """One WebSocket connection: what it has received and has to send, and how it ends.
 
@@ -214,7 +216,7 @@ class Connection(Receiver):
             self._pump(now)
 
     def drained(self) -> None:
-        if self._pinged_at is not inf:
+        if self._pinged_at != inf:
             self._pinged_at = self._transport.now()  # the ping has not reached the kernel before now
         self._refill()
         if not self._backlog_size:
@@ -614,7 +616,7 @@ class Connection(Receiver):
             return now + limits.ping_interval
         if self._pinged_at <= self._heard_at:
             self._pinged_at = inf
-        if self._pinged_at is not inf:
+        if self._pinged_at != inf:
             if self._transport.blocked:
                 self._pinged_at = now  # the ping has not reached the kernel; `stalled` watches that
             silent = now - self._pinged_at
@@ -672,7 +674,7 @@ class Connection(Receiver):
                 closed, fatal = self._pending_close, False
             self._closed = closed
             self._fatal = fatal
-        if self._close_by is inf:
+        if self._close_by == inf:
             self._start_close_clock()
 
     def _start_close_clock(self) -> None:

@@ -14,12 +14,14 @@ wait. Rules:
   error of the stream, or the end of a `close` or `abort`; from then on nothing is queued, writing is in vain, and
   only `proceed` may follow, where it was asked for.
 
-This module imports nothing of rawws and is the whole of what reactor.py and stream.py know about it.
+This module imports nothing of rawws and is the whole of what the reactor and stream.py know about it.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from ._mypyc import mypyc_attr
 
 __all__ = ["HIGH_WATER", "LOW_WATER", "READ_SIZE", "Receiver", "Transport"]
 
@@ -31,6 +33,7 @@ LOW_WATER: Final = HIGH_WATER // 2
 """Bytes queued to a peer at which that ends; half, so that a slow peer does not make us stop and go at each frame."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Receiver:
     """What a driver calls."""
 
@@ -76,6 +79,7 @@ class _Nobody(Receiver):
 _NOBODY: Final = _Nobody()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Transport:
     """What a receiver calls.
 

@@ -1,0 +1,382 @@
+"""The reactor's loop: who is ready, whose turn it is, what is due and what has ended. It never waits.
+
+Rules, each found by experiment:
+
+* Sockets are closed at the end of a batch, and events of connections that ended in it are skipped: the kernel gives a
+  descriptor's number away at once. A list of events is never held across a checkpoint.
+* Deadlines expire only after a pass that read from everyone who had sent something, so that a process that was stopped
+  for a while does not blame its peers.
+* Without descriptors a listener rests, and one that was kept for this answers a client.
+
+Cost: about three system calls a batch. It does not know what the bytes mean. `reactor.py` adds the waiting; this module
+is one of those that the compiled build compiles.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections import deque
+from contextlib import ExitStack, suppress
+from heapq import heapify, heappop, heappush
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+from trio.lowlevel import reschedule
+
+from ._mypyc import mypyc_attr
+from .socket_transport import SocketTransport
+from .transport import READ_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .transport import Receiver
+
+__all__ = ["Loop"]
+
+# Bounds that tests set lower are not Final: mypyc would write their values into the code.
+_BATCH_EVENTS = 256
+"""Events that one pass takes from the kernel."""
+_BATCH_SECONDS = 0.005
+"""Time after which a batch lets Trio's other tasks run."""
+_OVERDUE_SECONDS = 1.0
+"""How late deadlines may get before a pass ignores the two bounds above to be sure that it reads from everyone."""
+_STALE_TIMERS: Final = 64
+"""Timers of connections that are gone from which on it is worth looking for them."""
+_ACCEPTS: Final = 64
+"""Connections that one listener accepts in a batch."""
+_REST_SECONDS: Final = 0.1
+"""Time that a listener rests after the process ran out of descriptors."""
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@final
+class _Listener:
+    """A listening socket of a reactor, or one that rests for want of descriptors."""
+
+    __slots__ = ("greet", "refusal", "sock")
+
+    def __init__(
+        self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes
+    ) -> None:
+        self.sock = sock
+        self.greet = greet
+        self.refusal = refusal
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Loop:
+    """What a reactor does without waiting.
+
+    Args:
+        stall_timeout: seconds that bytes may be queued to a peer without one of them leaving.
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_changed",
+        "_connections",
+        "_dirty",
+        "_doorbell",
+        "_ended",
+        "_flusher",
+        "_listeners",
+        "_overdue",
+        "_rang",
+        "_rang_at",
+        "_reserve",
+        "_resting",
+        "_run_list",
+        "_sequence",
+        "_stale_timers",
+        "_timers",
+        "epoll",
+        "in_batch",
+        "is_closed",
+        "slice_began",
+        "stall_timeout",
+    )
+
+    def __init__(self, *, stall_timeout: float) -> None:
+        self.stall_timeout = stall_timeout
+        self.epoll = select.epoll()
+        self.in_batch = False
+        self.is_closed = False
+        self.slice_began = 0.0
+        self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.epoll.register(self._doorbell, select.EPOLLIN)
+        self._reserve = -1
+        self._keep_reserve()
+        self._connections: dict[int, SocketTransport] = {}
+        self._listeners: dict[int, _Listener] = {}
+        self._resting: deque[tuple[float, _Listener]] = deque()
+        self._run_list: deque[SocketTransport] = deque()
+        self._dirty: list[SocketTransport] = []
+        self._changed: list[SocketTransport] = []
+        self._ended: list[SocketTransport] = []
+        self._timers: list[tuple[float, int, SocketTransport]] = []
+        self._stale_timers = 0
+        self._sequence = 0
+        self._overdue = False
+        self._rang = False
+        self._rang_at = inf
+        self._alarm = trio.CancelScope()
+        self._flusher: trio.lowlevel.Task | None = None
+
+    # -- what the endpoints call -----------------------------------------------------------------------------
+
+    def listen(self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes) -> None:
+        """Accept connections from a listening socket, which becomes the reactor's.
+
+        Args:
+            greet: called with the transport of a new connection and the peer's address; returns its receiver.
+            refusal: what a client is sent when no descriptor is left for it.
+        """
+        sock.setblocking(False)
+        self._listeners[sock.fileno()] = _Listener(sock, greet, refusal)
+        self.epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def stop_listening(self) -> None:
+        """Close the listening sockets."""
+        for fd, listener in self._listeners.items():
+            if all(listener is not resting for _, resting in self._resting):
+                self.epoll.unregister(fd)
+            listener.sock.close()
+        self._listeners.clear()
+        self._resting.clear()
+
+    def adopt(self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], address: object) -> None:
+        """Serve a connected socket, which becomes the reactor's."""
+        sock.setblocking(False)
+        transport = SocketTransport(self, sock)
+        self._connections[sock.fileno()] = transport
+        try:
+            transport.receiver = greet(transport, address)
+        except Exception:
+            transport.fail()
+        transport.apply_change()
+
+    # -- what transports call ----------------------------------------------------------------------------------
+
+    def run_soon(self, transport: SocketTransport) -> None:
+        """Put a connection on the run list."""
+        self._run_list.append(transport)
+        if not self.in_batch:
+            self._ring()
+
+    def flush_soon(self, transport: SocketTransport) -> None:
+        """Flush a transport at the end of the batch, or when the tasks that are ready have run."""
+        self._dirty.append(transport)
+        if not self.in_batch and self._flusher is not None:
+            task, self._flusher = self._flusher, None
+            reschedule(task)
+
+    def change_soon(self, transport: SocketTransport) -> None:
+        """Change what the kernel watches of a transport, before the next wait."""
+        if self.in_batch:
+            self._changed.append(transport)
+        else:
+            transport.apply_change()
+
+    def end_soon(self, transport: SocketTransport) -> None:
+        """Tell the end of a stream, and close it, from the loop."""
+        self._ended.append(transport)
+        if not self.in_batch:
+            self._ring()
+
+    def wake_at(self, when: float, transport: SocketTransport) -> None:
+        """Call `tick` then."""
+        self._sequence += 1
+        heappush(self._timers, (when, self._sequence, transport))
+        if when < self._alarm.deadline and not self._rang:
+            self._alarm.deadline = when
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _ring(self) -> None:
+        if not self.is_closed:
+            os.eventfd_write(self._doorbell, 1)
+
+    def _serve_batch(self) -> None:
+        """Serve what is ready, for a while; then end what has ended and let deadlines that have passed take effect."""
+        now = trio.current_time()
+        began = perf_counter()
+        connections = self._connections
+        patient = self._overdue and now - self._rang_at > _OVERDUE_SECONDS
+        limit = len(connections) + len(self._listeners) + 1 if patient else _BATCH_EVENTS
+        events = self.epoll.poll(0, limit)
+        complete = patient or len(events) < limit
+        self.in_batch = True
+        for served, (fd, event) in enumerate(events, 1):
+            transport = connections.get(fd)
+            if transport is not None:
+                try:
+                    transport.ready(event, now)
+                except Exception:
+                    transport.fail()
+            elif fd == self._doorbell:
+                os.eventfd_read(fd)
+            elif fd in self._listeners:
+                self._accept(fd, now)
+            if not served & 15 and not patient and perf_counter() - began > _BATCH_SECONDS:
+                complete = False
+                break
+        for _ in range(len(self._run_list)):
+            self._proceed(now)
+            if perf_counter() - began > _BATCH_SECONDS:
+                break
+        self._finish_batch(now)
+        if self._rang:
+            self._overdue = not complete
+            if complete:
+                self._expire(now)
+                self._finish_batch(now)
+        self.in_batch = False
+
+    def _proceed(self, now: float) -> None:
+        """Let the first connection on the run list go on."""
+        transport = self._run_list.popleft()
+        try:
+            transport.go_on(now)
+        except Exception:
+            transport.fail()
+
+    def _finish_batch(self, now: float) -> None:
+        """Send what was written to others, and end what has ended; either may cause more of both."""
+        while self._dirty or self._ended or self._changed:
+            self._flush_dirty()
+            ended, self._ended = self._ended, []
+            for transport in ended:
+                try:
+                    transport.end(now)
+                finally:
+                    del self._connections[transport._fd]
+            self._forget_timers(len(ended))
+            changed, self._changed = self._changed, []
+            for transport in changed:
+                transport.apply_change()
+
+    def _flush_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for transport in dirty:
+            transport._dirty = False
+            transport.flush()
+
+    def _forget_timers(self, gone: int) -> None:
+        """Drop the timers of connections that are gone before their time, once they are the most."""
+        self._stale_timers += gone
+        if self._stale_timers > _STALE_TIMERS and 2 * self._stale_timers > len(self._timers):
+            self._stale_timers = 0
+            self._timers = [entry for entry in self._timers if not entry[2]._dead]
+            heapify(self._timers)
+
+    def _expire(self, now: float) -> None:
+        self._rang = False
+        timers = self._timers
+        due: list[SocketTransport] = []
+        while timers and timers[0][0] <= now:
+            when, _, transport = heappop(timers)
+            if when == transport._due:
+                transport._due = inf
+                due.append(transport)
+        for transport in due:
+            try:
+                transport.tick(now)
+            except Exception:
+                transport.fail()
+        while self._resting and self._resting[0][0] <= now:
+            self._keep_reserve()
+            self.epoll.register(self._resting.popleft()[1].sock.fileno(), select.EPOLLIN)
+        earliest = timers[0][0] if timers else inf
+        if self._resting:
+            earliest = min(earliest, self._resting[0][0])
+        self._alarm.deadline = earliest
+
+    def _accept(self, fd: int, now: float) -> None:
+        """Accept what waits at a listener."""
+        listener = self._listeners[fd]
+        for _ in range(_ACCEPTS):
+            try:
+                sock, address = listener.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno in _OUT_OF_DESCRIPTORS:
+                    self._refuse(listener)
+                    self._rest(listener, now)
+                    return
+                continue  # this one connection failed before it was accepted
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                try:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+                except OSError:
+                    sock.close()  # reset by the peer already
+                    continue
+            self.adopt(sock, listener.greet, address)
+
+    def _keep_reserve(self) -> None:
+        """Keep a descriptor for the time when there is no other."""
+        if self._reserve < 0:
+            with suppress(OSError):  # somebody was faster; there is another chance when the listener has rested
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _drop_reserve(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+    def _refuse(self, listener: _Listener) -> None:
+        """Answer one client although no descriptor is left, with the one that was kept for this."""
+        self._drop_reserve()
+        try:
+            sock, _ = listener.sock.accept()
+        except OSError:
+            pass  # somebody else took the descriptor, or the client has gone
+        else:
+            with sock:
+                sock.setblocking(False)
+                with suppress(OSError):  # it has not asked yet
+                    sock.recv(READ_SIZE)  # a request left unread would turn our answer into a reset
+                with suppress(OSError):  # it has gone
+                    sock.send(listener.refusal)
+        self._keep_reserve()
+
+    def _rest(self, listener: _Listener, now: float) -> None:
+        """Leave the listener alone for a while; it would be ready, and in vain, all the time."""
+        self.epoll.unregister(listener.sock.fileno())
+        until = now + _REST_SECONDS
+        self._resting.append((until, listener))
+        if until < self._alarm.deadline and not self._rang:
+            self._alarm.deadline = until
+
+    def _close(self) -> None:
+        """Cut every connection, and tell each receiver, whatever the others raise."""
+        now = trio.current_time()
+        self.in_batch = True
+        self.is_closed = True
+        self.stop_listening()
+        left = list(self._connections.values())
+        self._connections.clear()
+        for transport in left:
+            transport.abort()
+        self._ended.clear()
+        with ExitStack() as stack:
+            stack.callback(self._close_descriptors)
+            stack.callback(self._run_rest, now)
+            for transport in left:
+                stack.callback(transport.end, now)
+
+    def _run_rest(self, now: float) -> None:
+        while self._run_list:
+            self._proceed(now)
+
+    def _close_descriptors(self) -> None:
+        self.epoll.close()
+        os.close(self._doorbell)
+        self._drop_reserve()
