@@ -46,6 +46,7 @@ class MemoryTransport(Transport):
         self.ended = False
         self.flushes = 0
         self._out = bytearray()
+        self._progress_at = 0.0
 
     # -- what a receiver calls -----------------------------------------------------------------------------
 
@@ -54,6 +55,9 @@ class MemoryTransport(Transport):
 
     def expired(self) -> bool:
         return self.slice_is_over
+
+    def without_progress(self) -> float:
+        return self.clock - self._progress_at if self.blocked else 0.0
 
     def write(self, data: bytes, more: bool = False) -> None:
         assert data
@@ -68,6 +72,7 @@ class MemoryTransport(Transport):
     def flush(self) -> None:
         if self._out and not self.blocked:
             self.flushes += 1
+            self._progress_at = self.clock
             self._send()
 
     def pause(self) -> None:
@@ -171,6 +176,8 @@ class MemoryTransport(Transport):
         self.sent += self._out[:size]
         del self._out[:size]
         self.window -= size
+        if size:
+            self._progress_at = self.clock
         self.queued = len(self._out)
         self.blocked = bool(self._out)
 

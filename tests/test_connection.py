@@ -402,6 +402,7 @@ class TestMessagesAndControlFrames:
         for call in (
             transport.now,
             transport.expired,
+            transport.without_progress,
             lambda: transport.write(b""),
             transport.flush,
             transport.pause,
@@ -413,7 +414,8 @@ class TestMessagesAndControlFrames:
         ):
             with pytest.raises(NotImplementedError):
                 call()
-        transport.receiver.eof(None)  # a transport that was given no receiver may end
+        transport.receiver.proceed(0.0)  # a transport that was given no receiver may go on
+        transport.receiver.eof(None)  # and end
 
 
 class TestThePeersClose:
@@ -1052,6 +1054,17 @@ class TestBoundsOfReceiving:
             transport.proceed_all()
             assert app.state() is State.CLOSED
 
+    @pytest.mark.parametrize("queue", [False, True])
+    def test_frames_that_make_no_message_have_their_slices_too(self, queue: bool) -> None:
+        transport, app = connected(queue=queue)
+        transport.slice_is_over = True
+        transport.data(masked(0x01, b"x") + masked(0x00, b"x") * 40)
+        assert transport.paused  # a receive queue does not bound the work of fragments
+        transport.proceed_all()
+        assert not transport.paused
+        transport.data(masked(0x80, b"x"))
+        assert (app.receive() if queue else app.messages.pop()) == "x" * 42
+
     def test_a_slice_that_ends_while_the_peer_does_not_read(self) -> None:
         transport, app = connected(window=0)
         app.on_message = lambda message: app.send_nowait(noise(5_000))
@@ -1231,8 +1244,10 @@ class TestSlowConsumers:
     def test_close_says_1013_after_what_was_queued(self) -> None:
         transport, app, messages = self.full()
         app.on_closing = lambda: app.send_nowait("goodbye")
+        transport.clock += 3.2
         assert app.send_nowait("one too many") is CLOSED
         assert app.told == []  # callbacks come from the driver, not from inside a send
+        assert app.ping_nowait() is False  # what takes no message takes no ping
         assert app.send_nowait("another") is CLOSED
         assert app.send_shared(SharedMessage("another")) is CLOSED
         assert transport.proceed()
@@ -1241,7 +1256,7 @@ class TestSlowConsumers:
         sent = frames(transport.take())
         assert sent[:5] == [(0x82, message) for message in messages]
         assert [first for first, _ in sent[5:]] == [0x88]
-        assert sent[5][1] == b"\x03\xf5send buffer full: 200020 bytes waited for the peer to read"
+        assert sent[5][1] == b"\x03\xf5send buffer full: 200020 bytes wait, none left for 3.2 s"
         assert app.ends[0][:2] == ("closing", 1013)
 
     def test_after_a_refused_message_none_is_taken_although_the_peer_reads_meanwhile(self) -> None:

@@ -213,7 +213,8 @@ class WholeConnection(RuleBasedStateMachine):
 
     @rule()
     def the_application_pings(self) -> None:
-        assert self.app.ping_nowait(b"?") is (self.app.state() is State.OPEN)
+        takes = self.app.state() is State.OPEN and self.app._pending_close is None
+        assert self.app.ping_nowait(b"?") is takes
 
     @precondition(lambda self: self.pieces is None and self.app.state() in CAN_SEND)
     @rule()

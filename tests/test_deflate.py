@@ -6,6 +6,7 @@ import random
 import sys
 import tracemalloc
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from rawws.deflate import (
     DeflateParameters,
     Deflater,
     Inflater,
+    confirm,
     load_backend,
     negotiate,
+    offer,
 )
 from rawws.errors import FrameError
 
@@ -264,6 +267,9 @@ class TestNegotiation:
         assert second is not None
         assert (first.server_max_window_bits, second.server_max_window_bits) == (9, 12)
         assert options == DeflateOptions()
+
+    def test_empty_elements_are_no_offers(self) -> None:
+        assert agreed(" , \t," * 20 + "permessage-deflate") == "permessage-deflate; server_max_window_bits=12"
 
     def test_offers_beyond_the_sixteenth_are_not_looked_at(self) -> None:
         assert agreed(["x, " * 15 + "permessage-deflate"]) == "permessage-deflate; server_max_window_bits=12"
@@ -659,3 +665,117 @@ class TestBackends:
         assert inflated(inflater, deflater.compress(b"Hello")) == b"Hello"
         assert (inflater._inflater is not None) is kept
         assert (deflater._deflater is not None) is kept
+
+
+class TestOffer:
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"),
+            (
+                {"server_max_window_bits": 15, "client_max_window_bits": 15},
+                "permessage-deflate; client_max_window_bits",
+            ),
+            (
+                {"server_no_context_takeover": True, "client_no_context_takeover": True, "server_max_window_bits": 9},
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+                "server_max_window_bits=9; client_max_window_bits=12",
+            ),
+        ],
+    )
+    def test_it_says_what_is_wanted(self, options: dict[str, Any], expected: str) -> None:
+        assert offer(DeflateOptions(**options)) == expected
+
+    @pytest.mark.parametrize("client_bits", [9, 15])
+    @pytest.mark.parametrize("server_bits", [9, 15])
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_our_own_server_agrees_with_our_client(self, client_bits: int, server_bits: int, alone: bool) -> None:
+        wanted = DeflateOptions(
+            server_max_window_bits=server_bits,
+            client_max_window_bits=client_bits,
+            server_no_context_takeover=alone,
+            client_no_context_takeover=alone,
+        )
+        for ours in (DeflateOptions(), DeflateOptions(client_no_context_takeover=True, server_max_window_bits=10)):
+            agreed = negotiate([offer(wanted)], ours)
+            assert agreed is not None
+            assert confirm([agreed.header], wanted) == agreed
+
+
+def confirmed(*values: str, **options: Any) -> tuple[bool, bool, int, int]:
+    """What a client makes of an answer: both takeovers and both windows."""
+    parameters = confirm(values, DeflateOptions(**options))
+    assert parameters is not None
+    return (
+        parameters.server_no_context_takeover,
+        parameters.client_no_context_takeover,
+        parameters.server_max_window_bits,
+        parameters.client_max_window_bits,
+    )
+
+
+ANY_WINDOW: dict[str, Any] = {"server_max_window_bits": 15, "client_max_window_bits": 15}
+
+
+class TestConfirm:
+    @pytest.mark.parametrize("values", [(), ("",), (" ", "\t")])
+    def test_no_extension_is_no_compression(self, values: tuple[str, ...]) -> None:
+        assert confirm(values, DeflateOptions()) is None
+
+    def test_what_the_server_says_binds(self) -> None:
+        assert confirmed("permessage-deflate", **ANY_WINDOW) == (False, False, 15, 15)
+        assert confirmed("permessage-deflate; server_no_context_takeover", **ANY_WINDOW) == (True, False, 15, 15)
+        assert confirmed("permessage-deflate; client_no_context_takeover", **ANY_WINDOW) == (False, True, 15, 15)
+        assert confirmed('permessage-deflate; server_max_window_bits="8"', **ANY_WINDOW) == (False, False, 8, 15)
+        assert confirmed("permessage-deflate; client_max_window_bits=8", **ANY_WINDOW) == (False, False, 15, 8)
+
+    def test_our_own_wishes_hold_where_the_server_is_silent(self) -> None:
+        answer = "permessage-deflate; server_max_window_bits=12"
+        assert confirmed(answer, client_max_window_bits=10, client_no_context_takeover=True) == (False, True, 12, 10)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            ("permessage-deflate, permessage-deflate",),
+            ("permessage-deflate", "permessage-deflate"),
+            ("x-webkit-deflate-frame",),
+            ("permessage-deflate, x",),
+            ("permessage-deflate; x",),
+            ("permessage-deflate; server_no_context_takeover=1",),
+            ("permessage-deflate; server_no_context_takeover; server_no_context_takeover",),
+            ("permessage-deflate; server_max_window_bits",),
+            ("permessage-deflate; server_max_window_bits=7",),
+            ("permessage-deflate; server_max_window_bits=16",),
+            ("permessage-deflate; server_max_window_bits=1_0",),
+            ("permessage-deflate; client_max_window_bits",),
+            ("permessage-deflate; client_max_window_bits=abc",),
+            ('permessage-deflate; client_max_window_bits="',),
+            ("permessage-deflate;",),
+            ("permessage-deflate\xe4",),
+            ('"',),
+        ],
+    )
+    def test_what_accepts_no_offer_of_ours_is_a_value_error(self, values: tuple[str, ...]) -> None:
+        """TRAPS 4, 5, 8, for the client: a strict parser that raises nothing else."""
+        with pytest.raises(ValueError, match="server"):
+            confirm(values, DeflateOptions(**ANY_WINDOW))
+
+    @pytest.mark.parametrize(
+        ("value", "options"),
+        [
+            ("permessage-deflate", {"server_max_window_bits": 12}),
+            ("permessage-deflate; server_max_window_bits=13", {"server_max_window_bits": 12}),
+            ("permessage-deflate", {"server_max_window_bits": 15, "server_no_context_takeover": True}),
+            ("permessage-deflate; server_max_window_bits=12; client_max_window_bits=13", {}),
+        ],
+    )
+    def test_what_does_not_keep_to_our_offer_is_a_value_error(self, value: str, options: dict[str, Any]) -> None:
+        """RFC 7692 §7.1.1.1, §7.1.2."""
+        with pytest.raises(ValueError, match="server"):
+            confirm([value], DeflateOptions(**options))
+
+    @given(st.lists(st.text(alphabet=st.characters(max_codepoint=255), max_size=40), max_size=3))
+    def test_any_values_are_an_agreement_none_or_a_value_error(self, values: list[str]) -> None:
+        for given_values in (values, [f"permessage-deflate{value}" for value in values]):
+            with suppress(ValueError):
+                confirm(given_values, DeflateOptions(**ANY_WINDOW))

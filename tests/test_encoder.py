@@ -101,6 +101,8 @@ class TestMessages:
     def test_anything_else_is_a_type_error(self, message: object) -> None:
         with pytest.raises(TypeError, match=f"str or bytes, not {type(message).__name__}"):
             server().message(message)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"str or bytes, not {type(message).__name__}"):
+            server().large_message(message)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("text", ["\ud800", "abc\udfff", "x" * 500 + "\ud83d"])
     def test_trap_22_a_lone_surrogate_is_a_value_error(self, text: str) -> None:
@@ -189,6 +191,14 @@ class TestMasking:
         keys = [masking_key(client().message(b"x")) for _ in range(257)]
         assert keys == [number.to_bytes(4, "big") for number in [*range(256), 0]]
         assert drawn == [1024, 1024]
+
+    def test_a_forked_process_does_not_use_the_keys_of_its_parent(self) -> None:
+        keys = encoder_module._MaskKeys()
+        keys.next()
+        drawn = keys._drawn.copy()
+        keys.forget()
+        assert len(drawn) == 255
+        assert {keys.next() for _ in range(256)}.isdisjoint(drawn[:100])  # by chance once in 160 000 runs
 
 
 class TestCompression:
@@ -349,9 +359,17 @@ class TestSharedMessages:
         wire = encoder.message(LONG) + encoder.shared(message) + encoder.message(LONG) + encoder.shared(message)
         assert decoded(decoder, [wire]) == [LONG] * 4
 
-    def test_a_client_cannot_share(self) -> None:
-        with pytest.raises(RuntimeError, match="masked"):
-            client().shared(SharedMessage("Hello"))
+    def test_a_client_masks_a_shared_message_with_a_key_of_its_own(self) -> None:
+        message = SharedMessage("Hello")
+        frames = [client().shared(message) for _ in range(2)]
+        assert [unmasked(frame) for frame in frames] == [b"\x81\x05Hello"] * 2
+        assert masking_key(frames[0]) != masking_key(frames[1])  # 4 bytes repeat once in four thousand million runs
+
+    def test_a_client_compresses_a_shared_message_for_itself(self) -> None:
+        encoder = client(deflate_parameters())
+        frame = unmasked(encoder.shared(SharedMessage("Hello" * 500)))
+        assert frame[0] == 0xC1
+        assert inflated(frame[2:]) == b"Hello" * 500
 
 
 # --- The same bytes as wsproto ----------------------------------------------------------------------------------

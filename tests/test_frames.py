@@ -556,15 +556,19 @@ class TestLimits:
 
     def test_trap_20_a_million_empty_continuations_fail_with_1008_at_the_limit(self, peer: Peer) -> None:
         wire = peer.frame(0x01) + peer.frame(0x00) * 1_000_000
-        expected = [*[EMPTY_FRAGMENT] * 15, Failed(1008)]
+        expected = [*[EMPTY_FRAGMENT] * 16, Failed(1008)]
         assert without_reasons(decode(peer.decoder(max_fragments=16), [wire])) == expected
 
     def test_exactly_max_fragments_are_accepted(self, peer: Peer) -> None:
         begin, middle, end = peer.frame(0x02, b"a"), peer.frame(0x00, b"b"), peer.frame(0x80, b"c")
         peer.check((begin + middle + end) * 2, b"abc", b"abc", max_fragments=3)
         peer.check(begin + middle + middle + end, Failed(1008), max_fragments=3)
-        peer.check(begin, Failed(1008), max_fragments=1)
+        peer.check(begin + peer.wire(b"\x80\x05"), Failed(1008), max_fragments=1)  # at the header of the second
         peer.check(peer.frame(0x82, b"abc"), b"abc", max_fragments=1)
+
+    def test_which_of_two_faults_is_found_does_not_depend_on_the_cutting(self, peer: Peer) -> None:
+        # Not UTF-8, in the last fragment that there may be, then one more: the first fault is the first one's.
+        peer.check(peer.frame(0x01, b"a\xff" + bytes(9)) + peer.frame(0x00, b"b"), Failed(1007), max_fragments=1)
 
     def test_trap_18_nothing_is_decoded_or_kept_after_a_failure(self, peer: Peer) -> None:
         for bad in (peer.frame(0x83), peer.frame(0x81, b"\xff"), peer.wire(b"\x82\x7f\x40" + bytes(7))):
@@ -842,9 +846,11 @@ class TestIdle:
 # --- The same bytes to rawws and to plain wsproto --------------------------------------------------------------
 
 
-def plain(wire: bytes, *extensions: PerMessageDeflate) -> tuple[list[Event], Callable[[bytes], list[Event]]]:
+def plain(
+    wire: bytes, *extensions: PerMessageDeflate, is_client: bool = False
+) -> tuple[list[Event], Callable[[bytes], list[Event]]]:
     """What wsproto makes of the bytes, and a function that gives it more. Empty fragments are left out."""
-    engine = FrameProtocol(False, list(extensions))
+    engine = FrameProtocol(is_client, list(extensions))
     parts: list[str | bytes] = []
 
     def more(data: bytes) -> list[Event]:
@@ -1007,8 +1013,13 @@ PAYLOADS = st.one_of(
 )
 
 
+def sent_to(decoder_is_client: bool, head: bytes, payload: bytes, key: bytes) -> bytes:
+    """A frame as a decoder of that role expects it."""
+    return head + payload if decoder_is_client else as_client(head, payload, key)
+
+
 @st.composite
-def legal_messages(draw: st.DrawFn) -> bytes:
+def legal_messages(draw: st.DrawFn, decoder_is_client: bool) -> bytes:
     """A message in up to four fragments, with controls between them."""
     first = draw(st.sampled_from([TEXT, BINARY]))
     payload = draw(st.text(max_size=60)).encode() if first == TEXT else draw(PAYLOADS)
@@ -1018,28 +1029,30 @@ def legal_messages(draw: st.DrawFn) -> bytes:
     for index in range(len(bounds) - 1):
         piece = payload[bounds[index] : bounds[index + 1]]
         fin = 0x80 if index == len(bounds) - 2 else 0
-        wire += as_client(header(fin | (CONTINUATION if index else first), len(piece)), piece, draw(KEYS))
+        head = header(fin | (CONTINUATION if index else first), len(piece))
+        wire += sent_to(decoder_is_client, head, piece, draw(KEYS))
         if not fin and draw(st.booleans()):
-            wire += draw(controls())
+            wire += draw(controls(decoder_is_client))
     return wire
 
 
 @st.composite
-def controls(draw: st.DrawFn) -> bytes:
+def controls(draw: st.DrawFn, decoder_is_client: bool) -> bytes:
     payload = draw(st.binary(max_size=125))
-    return as_client(header(draw(st.sampled_from([0x89, 0x8A])), len(payload)), payload, draw(KEYS))
+    head = header(draw(st.sampled_from([0x89, 0x8A])), len(payload))
+    return sent_to(decoder_is_client, head, payload, draw(KEYS))
 
 
 @st.composite
-def closes(draw: st.DrawFn) -> bytes:
+def closes(draw: st.DrawFn, decoder_is_client: bool) -> bytes:
     code = draw(st.one_of(st.integers(990, 1020), st.integers(0, 65_535))).to_bytes(2, "big")
     reason = draw(st.one_of(st.text(max_size=10).map(str.encode), st.binary(max_size=5)))
     payload = draw(st.sampled_from([code + reason, code, b"", b"\x03"]))
-    return as_client(header(0x88, len(payload)), payload, draw(KEYS))
+    return sent_to(decoder_is_client, header(0x88, len(payload)), payload, draw(KEYS))
 
 
 @st.composite
-def odd_frames(draw: st.DrawFn) -> bytes:
+def odd_frames(draw: st.DrawFn, decoder_is_client: bool) -> bytes:
     """A frame whose every bit is free, and often wrong."""
     payload = draw(PAYLOADS)
     first = draw(st.one_of(st.sampled_from([0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x41, 0xC1]), st.integers(0, 255)))
@@ -1051,17 +1064,16 @@ def odd_frames(draw: st.DrawFn) -> bytes:
         head = bytes((first, 127)) + len(payload).to_bytes(8, "big")
     elif form == "huge":
         head = bytes((first, 127)) + draw(st.integers(0, (1 << 64) - 1)).to_bytes(8, "big")
-    if draw(st.integers(0, 9)) == 0:
-        return head + payload
-    return as_client(head, payload, draw(KEYS))
+    wrongly_masked = draw(st.integers(0, 9)) == 0
+    return sent_to(decoder_is_client ^ wrongly_masked, head, payload, draw(KEYS))
 
 
 @st.composite
-def wires(draw: st.DrawFn) -> bytes:
+def wires(draw: st.DrawFn, decoder_is_client: bool = False) -> bytes:
     """Frames, legal and illegal, or raw bytes; sometimes damaged, sometimes cut."""
-    parts = st.one_of(
-        legal_messages(), legal_messages(), legal_messages(), controls(), closes(), odd_frames(), st.binary(max_size=9)
-    )
+    role = decoder_is_client
+    legal = legal_messages(role)
+    parts = st.one_of(legal, legal, legal, controls(role), closes(role), odd_frames(role), st.binary(max_size=9))
     wire = bytearray(b"".join(draw(st.lists(parts, max_size=6))))
     if wire and draw(st.integers(0, 3)) == 0:
         for _ in range(draw(st.integers(1, 3))):
@@ -1110,6 +1122,18 @@ def assert_equal_but_for_the_named_deviations(
 def test_any_bytes_give_what_plain_wsproto_gives(fast_lane: bool, wire: bytes, cuts: list[int]) -> None:
     theirs, more = plain(wire)
     decoder = Decoder(is_client=False, max_message_size=UNBOUNDED, max_fragments=UNBOUNDED, fast_lane=fast_lane)
+    assert_equal_but_for_the_named_deviations(decode(decoder, cut_up(wire, cuts)), theirs, more)
+
+
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["lane", "no lane"])
+@given(wire=wires(decoder_is_client=True), cuts=CUTS)
+@example(wire=b"\x88\x02\x03\xf6", cuts=[])
+@example(wire=b"\x88\x03\x03\xf6\xff", cuts=[])
+@example(wire=b"\x80\x05", cuts=[])
+@example(wire=as_client(b"\x81\x05", b"Hello"), cuts=[-1])  # a server that masks
+def test_any_bytes_of_a_server_give_what_plain_wsproto_gives(fast_lane: bool, wire: bytes, cuts: list[int]) -> None:
+    theirs, more = plain(wire, is_client=True)
+    decoder = Decoder(is_client=True, max_message_size=UNBOUNDED, max_fragments=UNBOUNDED, fast_lane=fast_lane)
     assert_equal_but_for_the_named_deviations(decode(decoder, cut_up(wire, cuts)), theirs, more)
 
 
@@ -1212,7 +1236,7 @@ def test_the_lane_changes_nothing(
         assert (decoders[0].take_partial() or None) == (decoders[1].take_partial() or None)
 
 
-@given(wire=wires(), cuts=CUTS, limit=st.sampled_from([10, 300, MIB]))
+@given(wire=wires(decoder_is_client=True), cuts=CUTS, limit=st.sampled_from([10, 300, MIB]))
 def test_the_lane_changes_nothing_for_a_client(wire: bytes, cuts: list[int], limit: int) -> None:
     results = []
     for fast_lane in (True, False):

@@ -104,8 +104,8 @@ def sized(size: int) -> bytes:
     return frame.replace(b"X: ", b"X: " + b"x" * (size - len(frame)))
 
 
-def with_target(target: bytes) -> bytes:
-    return b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+def with_target(target: bytes, host: bytes = b"a") -> bytes:
+    return b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
 
 
 def with_field(line: bytes) -> bytes:
@@ -215,6 +215,8 @@ REFUSED = [
     pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, id="two-hosts"),
     pytest.param(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two-hosts-in-http-1.0"),
     pytest.param(b"GET http://a/ HTTP/1.1\r\nHost: b/\r\n\r\n", 400, id="bad-host-beside-absolute-target"),
+    pytest.param(with_target(b"http://b/"), 400, id="32-other-host-in-absolute-target"),
+    pytest.param(with_target(b"http://a:81/"), 400, id="32-other-port-in-absolute-target"),
     *(
         pytest.param(with_host(host), 400, id=f"host-{name}")
         for name, host in {
@@ -285,10 +287,10 @@ def test_the_answer_to_a_bad_head_has_a_reason_closes_and_quotes_nothing(data: b
         pytest.param(with_target(b"/?a?b"), "/", "a?b", "a", id="question-mark-in-query"),
         pytest.param(with_target(b"/%C3%A9%2Fx%20?%C3%A9"), "/é/x ", "%C3%A9", "a", id="escapes"),
         pytest.param(with_target(b"//evil/x"), "//evil/x", "", "a", id="two-slashes-are-a-path"),
-        pytest.param(with_target(b"http://b:81/x?y"), "/x", "y", "b:81", id="32-absolute-form"),
-        pytest.param(with_target(b"WSS://b/x"), "/x", "", "b", id="32-absolute-form-in-upper-case"),
-        pytest.param(with_target(b"ws://b?y"), "/", "y", "b", id="32-absolute-form-without-path"),
-        pytest.param(with_target(b"https://[::1]:80"), "/", "", "[::1]:80", id="32-absolute-form-of-host-alone"),
+        pytest.param(with_target(b"http://b:81/x?y", b"b:81"), "/x", "y", "b:81", id="32-absolute-form"),
+        pytest.param(with_target(b"WSS://B/x", b"b"), "/x", "", "B", id="32-absolute-form-in-upper-case"),
+        pytest.param(with_target(b"ws://b?y", b"b"), "/", "y", "b", id="32-absolute-form-without-path"),
+        pytest.param(with_target(b"https://[::1]:80", b"[::1]:80"), "/", "", "[::1]:80", id="32-absolute-host-alone"),
         pytest.param(b"\r\n" + GET, "/", "", "a", id="32-one-empty-line-first"),
         pytest.param(b"GET / HTTP/1.0\r\n\r\n", "/", "", "", id="http-1.0-without-host"),
         pytest.param(with_field(b"Content-Length: 0"), "/", "", "a", id="26-content-length-0"),

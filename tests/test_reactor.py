@@ -183,9 +183,9 @@ class TestMoving:
             with Ends(reactor) as ends:
                 assert ends.script.transport is ends.transport
                 for letter in (b"a", b"b"):
-                    ends.transport.write(letter * READ_SIZE, more=True)
+                    ends.transport.write(letter * HIGH_WATER, more=True)
                 ends.transport.flush()
-                assert ends.read() == b"a" * READ_SIZE + b"b" * READ_SIZE
+                assert ends.read() == b"a" * HIGH_WATER + b"b" * HIGH_WATER
 
     async def test_paused_connection_is_not_read_and_not_in_the_set(self) -> None:
         async with running() as reactor:
@@ -470,7 +470,7 @@ class TestEnds:
 
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 address = listener.getsockname()
-                reactor.listen(listener.dup(), greet, b"")
+                reactor.listen(listener.dup(), greet, refuse)
             for count in range(1, 21):
                 with Ends(reactor) as one, Ends(reactor, data=lambda *_: one.transport.abort()) as two:
                     two.peer.send(b"x")
@@ -714,7 +714,7 @@ class TestMistakes:
         descriptors = _descriptors()
         async with running() as reactor:
             with socket.create_server(("127.0.0.1", 0)) as listener:
-                reactor.listen(listener.dup(), lambda *_: Script(*_[:1]), b"")
+                reactor.listen(listener.dup(), lambda *_: Script(*_[:1]), refuse)
             ends = [Ends(reactor) for _ in range(10)]
             ends[0].fill()
             ends[1].transport.pause()
@@ -753,7 +753,7 @@ class TestListening:
                 return scripts[-1][0]
 
             listener = socket.create_server(("127.0.0.1", 0), backlog=200)
-            reactor.listen(listener, greet, b"")
+            reactor.listen(listener, greet, refuse)
             clients = [socket.create_connection(listener.getsockname()) for _ in range(150)]
             await eventually(lambda: len(scripts) == 150)
             assert {address for _, address in scripts} == {client.getsockname() for client in clients}
@@ -777,16 +777,15 @@ class TestListening:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(tmp_path / "socket"))
             listener.listen()
-            reactor.listen(listener, greet, b"")
+            reactor.listen(listener, greet, refuse)
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(tmp_path / "socket"))
                 client.send(b"x")
                 await eventually(lambda: scripts and scripts[0].received == b"x")
                 assert client.recv(1) == b"x"
 
-    @pytest.mark.parametrize("asked", [False, True])
-    async def test_without_descriptors_the_listener_rests_and_a_reserve_answers(
-        self, clock: MockClock, asked: bool
+    async def test_without_descriptors_clients_are_answered_one_by_one_and_the_last_may_take_a_moment_to_ask(
+        self, clock: MockClock
     ) -> None:
         async with running() as reactor:
             scripts: list[Script] = []
@@ -797,22 +796,24 @@ class TestListening:
 
             listener = Stubborn(socket.create_server(("127.0.0.1", 0)))
             listener.failures = [errno.EMFILE]
-            reactor.listen(listener, greet, b"HTTP/1.1 503 \r\n\r\n")  # type: ignore[arg-type]
+            asking, silent, last = (socket.create_connection(listener.getsockname()) for _ in range(3))
+            asking.send(b"first")
+            reactor.listen(listener, greet, refuse)  # type: ignore[arg-type]
             began = trio.current_time()
-            client = socket.create_connection(listener.getsockname())
-            if asked:
-                client.send(b"GET / HTTP/1.1\r\n\r\n")
-            other = socket.create_connection(listener.getsockname())
             await settle()
-            assert client.recv(100) == b"HTTP/1.1 503 \r\n\r\n"
-            assert client.recv(100) == b""
-            assert scripts == []
-            while not scripts:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            assert trio.current_time() - began == pytest.approx(0.1, abs=0.05)
+            assert asking.recv(100) == b"503 to first"
+            assert asking.recv(100) == b""
+            assert silent.recv(100) == b"503 to "  # somebody else waits: it has no time to ask
+            assert reactor._reserve == -1
+            last.send(b"last")
+            await trio.sleep(0.11)
+            assert last.recv(100) == b"503 to last"
             assert reactor._reserve >= 0
-            client.close()
-            other.close()
+            with socket.create_connection(listener.getsockname()):
+                await eventually(lambda: scripts)
+            assert trio.current_time() - began == pytest.approx(0.1, abs=0.05)
+            for client in (asking, silent, last):
+                client.close()
 
     async def test_process_that_really_has_no_descriptor_left_recovers(self) -> None:
         async with running() as reactor:
@@ -823,7 +824,7 @@ class TestListening:
                 return scripts[-1]
 
             listener = socket.create_server(("127.0.0.1", 0))
-            reactor.listen(listener, greet, b"HTTP/1.1 503 \r\n\r\n")
+            reactor.listen(listener, greet, refuse)
             clients = [socket.socket() for _ in range(3)]
             limits = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in _descriptors()) + 20, limits[1]))
@@ -836,14 +837,15 @@ class TestListening:
                     client.connect(listener.getsockname())
                 await settle()
                 assert scripts == []
-                assert clients[0].recv(100) == b"HTTP/1.1 503 \r\n\r\n"
+                assert clients[0].recv(100) == b"503 to "
             finally:
                 for filler in fillers:
                     os.close(filler)
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            clients[2].send(b"patience")
-            await eventually(lambda: len(scripts) == 2 and scripts[1].received == b"patience")
-            for client in clients:
+            late = socket.create_connection(listener.getsockname())
+            late.send(b"patience")
+            await eventually(lambda: scripts and scripts[0].received == b"patience")
+            for client in (*clients, late):
                 client.close()
 
     async def test_everything_fails_for_want_of_descriptors(
@@ -859,7 +861,7 @@ class TestListening:
                 scripts.append(Script(transport))
                 return scripts[-1]
 
-            reactor.listen(listener, greet, b"")  # type: ignore[arg-type]
+            reactor.listen(listener, greet, refuse)  # type: ignore[arg-type]
             with socket.create_connection(listener.getsockname()), socket.create_connection(listener.getsockname()):
                 await settle()
                 assert reactor._reserve == -1  # somebody else was faster
@@ -874,7 +876,7 @@ class TestListening:
         async with running() as reactor:
             listener = Stubborn(socket.create_server(("127.0.0.1", 0)))
             listener.failures = [errno.EMFILE, errno.EMFILE]
-            reactor.listen(listener, lambda *_: Script(*_[:1]), b"")  # type: ignore[arg-type]
+            reactor.listen(listener, lambda *_: Script(*_[:1]), refuse)  # type: ignore[arg-type]
             with socket.create_connection(listener.getsockname()):
                 await eventually(lambda: listener.failures == [])
                 reactor.stop_listening()
@@ -884,10 +886,15 @@ class TestListening:
         async with running() as reactor:
             listener = Stubborn(socket.create_server(("127.0.0.1", 0)))
             listener.broken = True
-            reactor.listen(listener, lambda *_: Script(*_[:1]), b"")  # type: ignore[arg-type]
+            reactor.listen(listener, lambda *_: Script(*_[:1]), refuse)  # type: ignore[arg-type]
             with socket.create_connection(listener.getsockname()) as client:
                 await settle()
                 assert client.recv(1) == b""
+
+
+def refuse(address: object, data: bytes) -> bytes:
+    assert isinstance(address, tuple)
+    return b"503 to " + data
 
 
 def _fail(*_: object) -> int:

@@ -289,13 +289,58 @@ class TestBothDrivers:
             for _ in range(100):
                 ends.transport.write(bytes(READ_SIZE))
                 ends.transport.flush()
-            with trio.move_on_after(0.1), suppress(trio.BrokenResourceError):
+            with trio.move_on_after(0.1 if where == "eof" else 5), suppress(trio.BrokenResourceError):
                 while await ends.peer.receive_some(1 << 20):
                     pass
             ends.transport.abort()
             await settle()
         assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
         assert ends.script.names.count("eof") == 1
+
+
+@pytest.mark.skipif(not is_supported(), reason="needs the kernel's count of bytes that a peer has not acknowledged")
+class TestSlowSockets:
+    """A socket asks for more when a third of the kernel's buffer is free: who reads slowly does not come that far."""
+
+    @pytest.fixture(params=["reactor", "stream"])
+    async def slow(self, request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
+        """A connection over TCP whose peer is behind."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = trio.socket.socket()
+            theirs.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            await theirs.connect(listener.getsockname())
+            ours = listener.accept()[0]
+        ends: list[Ends] = []
+        async with trio.SocketStream(theirs) as peer, trio.open_nursery() as nursery:
+            if request.param == "stream":
+                ours.setblocking(False)
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+                ends.append(Ends(StreamTransport(stream, stall_timeout=STALL), peer, {}))
+                nursery.start_soon(ends[0].run)
+            else:
+                reactor = Reactor(stall_timeout=STALL)
+                await nursery.start(reactor.run)
+
+                def greet(transport: Transport, address: object) -> Script:
+                    ends.append(Ends(transport, peer, {}))
+                    return ends[0].script
+
+                reactor.adopt(ours, greet, None)
+            await settle()
+            ends[0].transport.write(bytes(16 << 20))
+            await settle()
+            yield ends[0]
+            nursery.cancel_scope.cancel()
+
+    async def test_who_reads_slowly_does_not_stall_and_who_stops_does(self, slow: Ends, clock: MockClock) -> None:
+        for _ in range(12):
+            await slow.read(20_000)
+            await trio.sleep(STALL / 4)
+        assert "stalled" not in slow.script.names
+        began = trio.current_time()
+        while "stalled" not in slow.script.names:  # noqa: ASYNC110
+            await trio.sleep(0.5)
+        assert STALL / 2 <= trio.current_time() - began <= 1.6 * STALL
 
 
 class TestStream:
@@ -395,6 +440,51 @@ class TestStream:
             await ends.peer.send_eof()
             await ends.returned.wait()
             assert ends.script.told[-1] == ("eof", None)
+
+    async def test_tls_peer_that_does_not_answer_close_notify_gets_fin_all_the_same(self) -> None:
+        async with over_tls() as (ends, client):
+            ends.transport.write(b"bye")
+            ends.transport.close(inf)
+            with trio.fail_after(1):
+                while await ends.peer.receive_some():
+                    pass
+            await client.aclose()
+            await ends.returned.wait()
+            assert ends.script.told[-1] == ("eof", None)
+
+    async def test_tls_over_a_stream_without_half_close_waits_for_the_peers_close_notify(self) -> None:
+        class Whole(trio.abc.Stream):
+            """A stream of which no half can be closed."""
+
+            def __init__(self, stream: trio.abc.Stream) -> None:
+                self.stream = stream
+
+            async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+                await self.stream.send_all(data)
+
+            async def wait_send_all_might_not_block(self) -> None:
+                await self.stream.wait_send_all_might_not_block()
+
+            async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+                return await self.stream.receive_some(max_bytes)
+
+            async def aclose(self) -> None:
+                await self.stream.aclose()
+
+        ours, theirs = memory_stream_pair()
+        server = trio.SSLStream(Whole(ours), server_context(), server_side=True)
+        client = trio.SSLStream(theirs, client_context(), server_hostname="localhost")
+        async with trio.open_nursery() as nursery:
+            ends = Ends(StreamTransport(server, stall_timeout=STALL), theirs, {})
+            nursery.start_soon(ends.run)
+            await client.do_handshake()
+            ends.transport.write(b"bye")
+            ends.transport.close(inf)
+            assert await client.receive_some(3) == b"bye"
+            await settle()
+            assert not ends.returned.is_set()
+            await client.aclose()
+            await ends.returned.wait()
 
     async def test_tls_fin_of_the_peer(self) -> None:
         async with over_tls() as (ends, client):

@@ -12,9 +12,11 @@ import trio
 import rawws
 from rawws import ConnectionClosed, Limits, SendStatus
 from rawws.states import State
+from rawws.websocket import Handshake
 
 from .drivers import (
     BINARY,
+    CONTINUATION,
     DRIVERS,
     PING,
     PONG,
@@ -31,7 +33,7 @@ from .drivers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from trio.testing import MockClock
 
@@ -294,6 +296,19 @@ class TestOpening:
             await peer.send(REQUEST)
             assert (await peer.rest()).startswith(b"HTTP/1.1 403 ")
 
+    async def test_closing_in_on_open_refuses_with_403_too(self, driver: Driver) -> None:
+        class Unwilling(rawws.Protocol):
+            def on_open(self, ws: rawws.WebSocket) -> None:
+                with pytest.raises(ValueError, match="1006"):
+                    ws.close_nowait(1006)
+                ws.close_nowait()
+                assert ws.closed is not None
+
+        async with driver.serve(Unwilling()) as connect:
+            peer = await connect()
+            await peer.send(REQUEST)
+            assert (await peer.rest()).startswith(b"HTTP/1.1 403 ")
+
     async def test_cancelled_accept_and_reject_have_not_begun(self, driver: Driver) -> None:
         held = Held()
         async with driver.serve(held) as connect:
@@ -315,6 +330,13 @@ class TestOpening:
             await peer.send(REQUEST)
             (await held.next()).shut_down()
             assert (await peer.rest()).startswith(b"HTTP/1.1 503 ")
+
+
+def test_the_interface_of_a_handshake_is_what_an_endpoint_must_provide() -> None:
+    handshake = Handshake()
+    for call in (lambda: handshake.accept(None, ()), lambda: handshake.reject(403, b"", ()), handshake.trailing_data):
+        with pytest.raises(NotImplementedError):
+            call()
 
 
 class TestReceiving:
@@ -375,6 +397,22 @@ class TestReceiving:
                     await anext(chunks)
             await peer.send(frame(TEXT))
 
+    @pytest.mark.parametrize("receive", [rawws.WebSocket.receive, anext], ids=["receive", "async-for"])
+    async def test_message_that_another_task_takes_while_this_one_lets_others_run(
+        self, driver: Driver, monkeypatch: pytest.MonkeyPatch, receive: Callable[[rawws.WebSocket], Awaitable[object]]
+    ) -> None:
+        async with driver.open() as (ws, peer):
+            await peer.send(frame(TEXT, b"taken"))
+            await settle()
+
+            async def let_others_run() -> None:
+                monkeypatch.undo()
+                assert await ws.receive() == "taken"
+                await peer.send(frame(TEXT, b"next"))
+
+            monkeypatch.setattr("rawws.websocket.breathe", let_others_run)
+            assert await receive(ws) == "next"
+
     async def test_receiving_from_a_protocol_is_a_mistake(self, driver: Driver) -> None:
         protocol = Recorder()
         async with driver.serve(protocol) as connect:
@@ -405,6 +443,18 @@ class TestReceiving:
             assert ws.messages_received == 3  # 1200 bytes: what reaches the limit is the last
             for _ in range(20):
                 assert await ws.receive() == bytes(400)
+
+    async def test_what_came_before_the_end_is_received_however_long_it_takes_to_decode(self, driver: Driver) -> None:
+        message = frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False) * 1500 + frame(CONTINUATION, b"c")
+        async with driver.open(limits=FAST) as (ws, peer):
+            await peer.send(frame(TEXT, b"short") * 16 + message)
+            await settle()
+            peer.cut()
+            while ws.closed is None:  # reading has stopped, so that only sending finds it out
+                ws.send_nowait("?")
+                await settle()
+            with trio.fail_after(20):
+                assert [await ws.receive() for _ in range(17)] == ["short"] * 16 + ["a" + "b" * 1500 + "c"]
 
     async def test_waiting_receive_is_not_starved_by_an_idle_peer(self, driver: Driver) -> None:
         async with driver.open() as (ws, peer):
@@ -505,8 +555,23 @@ class TestSending:
             with pytest.raises(ConnectionClosed) as caught:
                 await ws.send("never")
             assert (caught.value.code, caught.value.by) == (1013, "us")
-            assert 3.9 <= trio.current_time() - began < 6
+            # Each look at the peer jumps a second, while the kernel still acknowledges what it took: that is progress.
+            assert 3.9 <= trio.current_time() - began < 8
             assert await ws.wait_closed() is ws.closed
+            peer.cut()
+
+    async def test_a_message_that_is_refused_for_a_full_buffer_says_that_the_connection_ends(
+        self, driver: Driver
+    ) -> None:
+        async with driver.open(narrow=True) as (ws, peer):
+            while ws.send_nowait(bytes(64 * KIB)) is not SendStatus.CLOSED:
+                assert ws.closed is None
+            assert ws.closed is not None  # although our Close frame leaves only when the driver goes on
+            assert (ws.closed.code, ws.closed.by) == (1013, "us")
+            with pytest.raises(ConnectionClosed):
+                await ws.send("late")
+            with pytest.raises(ConnectionClosed):
+                await ws.ping()
             peer.cut()
 
     async def test_statuses_of_send_nowait(self, driver: Driver) -> None:

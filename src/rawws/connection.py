@@ -7,7 +7,9 @@ from the transport. `WebSocket` adds what an application holds. Rules:
 * Decoding is pulled and stops for a reason, each a bit of `_held`: the receive queue is full, the peer does not
   read what we send, our time slice is over, a close was asked for, or the connection has ended.
 * Output is kept in two places: at most `HIGH_WATER` bytes (and one frame) in the transport, and behind them
-  whole messages in `_backlog`, so that a policy can drop messages and never parts of them. What waits in
+  whole messages in `_backlog`, so that a policy can drop messages and never parts of them; those that it may not
+  drop go over to the transport when nothing before them can be dropped, so that dropping takes the same time however
+  much waits. What waits in
   `_backlog` waits for `drained`, so nothing is put there unless the transport is blocked.
 * Whatever the application is told of the end is told by `_settle`, when no callback of this connection runs, so
   callbacks never nest; and a slow consumer is told from the driver, so those of many do not either.
@@ -59,6 +61,9 @@ _ABORT: Final[int] = Action.ABORT.value
 _SENT: Final = SendStatus.SENT
 _QUEUED: Final = SendStatus.QUEUED
 
+_INTERNAL_ERROR: Final[int] = CloseCode.INTERNAL_ERROR.value
+_TRY_AGAIN_LATER: Final[int] = CloseCode.TRY_AGAIN_LATER.value
+
 # Why decoding is held.
 _QUEUE_FULL: Final = 1
 _BACKPRESSURE: Final = 2
@@ -95,6 +100,7 @@ class Connection(Receiver):
         "_crowded",
         "_decoder",
         "_discarding",
+        "_droppable_size",
         "_early",
         "_encoder",
         "_fatal",
@@ -115,6 +121,8 @@ class Connection(Receiver):
         "bytes_sent",
         "messages_received",
         "messages_sent",
+        "pings_sent",
+        "slow_consumer_actions",
     )
 
     def __init__(self, transport: Transport, limits: Limits) -> None:
@@ -137,6 +145,7 @@ class Connection(Receiver):
         self._queue_size = 0
         self._backlog: deque[tuple[bytes, bool]] | None = None
         self._backlog_size = 0
+        self._droppable_size = 0
         self._behind: deque[tuple[str | bytes | SharedMessage, bool | None]] | None = None
         self._behind_size = 0
         self._pending_close: ConnectionClosed | None = None
@@ -150,6 +159,8 @@ class Connection(Receiver):
         self.bytes_received = 0
         self.messages_sent = 0
         self.bytes_sent = 0
+        self.pings_sent = 0
+        self.slow_consumer_actions: dict[str, int] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
 
@@ -229,15 +240,19 @@ class Connection(Receiver):
         state = self._state
         if state is _OPEN:
             return self._keep_alive(now)
-        if state is State.CLOSED:
+        if state is State.CLOSED and (self._encoder is None or not self._encoder.is_client):
             return inf
         if now < self._close_by:
             return self._close_by
+        if state is State.CLOSED:
+            self._transport.abort()  # the server has not ended the TCP connection in time
+            return inf
         self._happen(Event.TIMEOUT)
         self._settle()
         return inf
 
     def stalled(self, seconds: float) -> None:
+        self._acted("cut", 1)
         self._cut(CloseCode.TRY_AGAIN_LATER, f"nothing could be sent for {seconds:g} s")
 
     def eof(self, error: Exception | None) -> None:
@@ -281,9 +296,11 @@ class Connection(Receiver):
                     break
                 if budget < 0:
                     budget = _SLICE_COST
-                    # A receive queue bounds the work as it is, and may be emptied when no driver is left to go on.
-                    if (self._queue is None or self._discarding) and transport.expired():
+                    # A receive queue bounds the work of messages as it is, but not that of what is none (yet).
+                    bounded = self._queue is not None and not self._discarding and not isinstance(message, Control)
+                    if not bounded and transport.expired():
                         self._hold(_TIME_SLICE)
+                        transport.receiver = self  # a driver has forgotten whom it told of the end
                         transport.schedule()
         except FrameError as exc:
             self._fail(exc.code, exc.reason)
@@ -373,6 +390,11 @@ class Connection(Receiver):
     def send_buffer(self) -> int:
         """Bytes that are queued to the peer and have not reached the kernel."""
         return self._transport.queued + self._backlog_size + self._behind_size
+
+    @property
+    def receive_buffer(self) -> int:
+        """Bytes (characters for text) of messages that were received and wait for the application."""
+        return self._queue_size
 
     def send_nowait(
         self,
@@ -465,13 +487,17 @@ class Connection(Receiver):
             policy = policy or self._limits.slow_consumer
             if policy == "close":
                 # Said when the driver proceeds: whoever sends to many must not find the callbacks of one in his way.
-                reason = f"send buffer full: {waiting} bytes waited for the peer to read"
+                silence = transport.without_progress()
+                reason = f"send buffer full: {waiting} bytes wait, none left for {silence:.1f} s"
+                self._acted("close", 1)
                 self._pending_close = ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason, "us")
+                self._pending_close.queues = (waiting, self._queue_size)
                 self._crowded = True
                 self._hold(_CLOSE_ASKED)
                 transport.schedule()
                 return SendStatus.CLOSED
             if policy == "drop_newest" or not self._drop_oldest():
+                self._acted("drop_newest", 1)
                 return SendStatus.DROPPED
         if self._writing:
             return self._send_behind(message, compress)
@@ -482,12 +508,8 @@ class Connection(Receiver):
         """Encode a message and put it where it belongs, behind all that is queued."""
         encoder = self._encoder
         assert encoder is not None
-        if isinstance(message, SharedMessage):
-            frame = encoder.shared(message)
-            droppable = True
-        else:
-            frame = encoder.message(message, compress)
-            droppable = not (encoder.has_context and frame[0] & 0x40)
+        frame = encoder.shared(message) if isinstance(message, SharedMessage) else encoder.message(message, compress)
+        droppable = not (encoder.has_context and frame[0] & 0x40)
         self.messages_sent += 1
         self.bytes_sent += len(frame)
         self._queue_frame(frame, droppable)
@@ -506,6 +528,8 @@ class Connection(Receiver):
             self._backlog = deque()
         self._backlog.append((frame, droppable))
         self._backlog_size += len(frame)
+        if droppable:
+            self._droppable_size += len(frame)
         self._crowded = True
 
     def _send_behind(
@@ -536,32 +560,43 @@ class Connection(Receiver):
     def _forget_queued(self) -> None:
         """Drop what is queued here: nothing will follow it that could refer to it."""
         self._backlog = self._behind = None
-        self._backlog_size = self._behind_size = 0
+        self._backlog_size = self._droppable_size = self._behind_size = 0
         self._crowded = False
 
     def _drop_oldest(self) -> bool:
         """Drop whole, unsent messages that no later frame refers to, or none and False where that is not enough."""
         excess = self.send_buffer - self._limits.max_send_buffer + 1
+        if excess > self._behind_size + self._droppable_size:
+            return False
         backlog = self._backlog or deque()
         behind = self._behind or deque()
-        if excess > self._behind_size + sum(len(frame) for frame, droppable in backlog if droppable):
-            return False
-        kept: list[tuple[bytes, bool]] = []
-        while backlog and excess > 0:
+        dropped = 0
+        while excess > 0 and self._droppable_size:
             frame, droppable = backlog.popleft()
+            self._backlog_size -= len(frame)
             if droppable:
+                dropped += 1
                 excess -= len(frame)
-                self._backlog_size -= len(frame)
+                self._droppable_size -= len(frame)
                 self.messages_sent -= 1
                 self.bytes_sent -= len(frame)
             else:
-                kept.append((frame, droppable))
-        backlog.extendleft(reversed(kept))
+                # Nothing before it can be dropped any more: it is not to be looked at again for each message.
+                self._transport.write(frame)
         while excess > 0:
             size = _encoded_size(behind.popleft()[0])
+            dropped += 1
             excess -= size
             self._behind_size -= size
+        self._acted("drop_oldest", dropped)
         return True
+
+    def _acted(self, action: str, count: int) -> None:
+        """Count what was done about a peer that does not read; most connections never need the dictionary."""
+        actions = self.slow_consumer_actions
+        if actions is None:
+            actions = self.slow_consumer_actions = {}
+        actions[action] = actions.get(action, 0) + count
 
     def _refill(self) -> None:
         """Move whole messages from the backlog to the transport while it has room for them."""
@@ -573,8 +608,10 @@ class Connection(Receiver):
                     return
             if not self._backlog:
                 return
-            frame = self._backlog.popleft()[0]
+            frame, droppable = self._backlog.popleft()
             self._backlog_size -= len(frame)
+            if droppable:
+                self._droppable_size -= len(frame)
             transport.write(frame)
 
     def _relieve(self) -> None:
@@ -596,9 +633,10 @@ class Connection(Receiver):
         """
         if self._state is State.CONNECTING:
             self._accept()
-        if self._state is not _OPEN:
+        if self._state is not _OPEN or self._pending_close is not None:
             return False
         self._send_control(PING, payload)
+        self.pings_sent += 1
         return True
 
     def _send_control(self, opcode: int, payload: bytes) -> None:
@@ -674,6 +712,9 @@ class Connection(Receiver):
                 closed, fatal = self._pending_close, False
             self._closed = closed
             self._fatal = fatal
+            is_trouble = closed.code == _INTERNAL_ERROR or closed.code == _TRY_AGAIN_LATER
+            if is_trouble and closed.by == "us" and closed.queues is None:
+                closed.queues = (self.send_buffer, self.receive_buffer)
         if self._close_by == inf:
             self._start_close_clock()
 
@@ -698,7 +739,10 @@ class Connection(Receiver):
         if action & _SEND_CLOSE:
             self._send_close()
         if action & _FINISH:
-            self._transport.close(self._close_by)
+            if self._encoder is not None and self._encoder.is_client:
+                self._transport.resume()  # RFC 6455 §7.1.1: the server ends the TCP connection; `due` waits for it
+            else:
+                self._transport.close(self._close_by)
         if action & _ABORT:
             self._transport.abort()
         if action & _DISCARD and self._state is State.CLOSING:

@@ -35,8 +35,10 @@ __all__ = [
     "DeflateParameters",
     "Deflater",
     "Inflater",
+    "confirm",
     "load_backend",
     "negotiate",
+    "offer",
 ]
 
 # --- Backends -----------------------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ def _deflating_backend() -> Backend:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeflateOptions:
-    """What a server wants of permessage-deflate; the two `server_` fields are about what it sends.
+    """What a server or a client wants of permessage-deflate; the `server_` fields are about what the server sends.
 
     Raises:
         ValueError: a field is outside its range.
@@ -151,9 +153,9 @@ class DeflateParameters:
     server_no_context_takeover: bool
     client_no_context_takeover: bool
     server_max_window_bits: int
-    """9 to 15: the server deflates with it."""
+    """What the server deflates with: 9 to 15 for us as the server, 8 to 15 for us as the client."""
     client_max_window_bits: int
-    """8 to 15: the server inflates with it; 15 unless the client let itself be limited."""
+    """What the client deflates with, 8 to 15; 15 unless the client let itself be limited."""
 
     @property
     def header(self) -> str:
@@ -216,12 +218,77 @@ def negotiate(values: Iterable[str], options: DeflateOptions) -> DeflateParamete
     return None
 
 
+def offer(options: DeflateOptions) -> str:
+    """Return a client's one offer (RFC 7692 §7.1), which `confirm` holds the answer to.
+
+    It always says `client_max_window_bits`, so that a server may limit our window.
+    """
+    parts = ["permessage-deflate"]
+    if options.server_no_context_takeover:
+        parts.append("server_no_context_takeover")
+    if options.client_no_context_takeover:
+        parts.append("client_no_context_takeover")
+    if options.server_max_window_bits < 15:
+        parts.append(f"server_max_window_bits={options.server_max_window_bits}")
+    bits = options.client_max_window_bits
+    parts.append(f"client_max_window_bits={bits}" if bits < 15 else "client_max_window_bits")
+    return "; ".join(parts)
+
+
+def confirm(values: Iterable[str], options: DeflateOptions) -> DeflateParameters | None:
+    """Check that a server's answer accepts our `offer` (RFC 6455 §4.1, RFC 7692 §7.1).
+
+    Args:
+        values: the values of the server's Sec-WebSocket-Extensions fields, decoded as latin-1.
+        options: what the offer was made from.
+
+    Returns:
+        What was agreed, None where the server takes no extension. `client_max_window_bits` is what we may use, our
+        own wish included; it can be 8, which zlib cannot deflate with.
+
+    Raises:
+        ValueError: this accepts something that we did not offer, or not all that we insisted on.
+    """
+    values = tuple(values)
+    elements = list(_elements(values))
+    if not elements and all(not value.strip(" \t") for value in values):
+        return None
+    parameters = _parse_offer(elements[0]) if len(elements) == 1 and all(map(_BALANCED.fullmatch, values)) else None
+    if parameters is None:
+        raise ValueError("the server accepted an extension that was not offered")
+    server_max_window_bits = client_max_window_bits = 15
+    for name, value in parameters.items():
+        if name in ("server_no_context_takeover", "client_no_context_takeover") and value is None:
+            continue
+        if name == "server_max_window_bits" and value in _WINDOW_BITS:
+            server_max_window_bits = _WINDOW_BITS[value]
+        elif name == "client_max_window_bits" and value in _WINDOW_BITS:
+            client_max_window_bits = _WINDOW_BITS[value]
+            if client_max_window_bits > options.client_max_window_bits:  # RFC 7692 §7.1.2.2
+                raise ValueError("the server allows a larger window than was offered")
+        else:
+            raise ValueError("the server's answer has an unknown parameter of permessage-deflate, or a wrong value")
+    # RFC 7692 §7.1.1.1, §7.1.2.1: a server that cannot do what these two ask for must decline the offer.
+    if options.server_no_context_takeover and "server_no_context_takeover" not in parameters:
+        raise ValueError("the server would use context takeover")
+    if server_max_window_bits > options.server_max_window_bits:
+        raise ValueError("the server would use a larger window than was asked for")
+    return DeflateParameters(
+        server_no_context_takeover="server_no_context_takeover" in parameters,
+        # RFC 7692 §7.1.1.2: ours is a hint that the server need not repeat, and its word binds us.
+        client_no_context_takeover=options.client_no_context_takeover or "client_no_context_takeover" in parameters,
+        server_max_window_bits=server_max_window_bits,
+        client_max_window_bits=min(client_max_window_bits, options.client_max_window_bits),
+    )
+
+
 def _elements(values: Iterable[str]) -> Iterator[str]:
     """Yield the comma-separated elements of all fields that have balanced quotes."""
     for value in values:
         if _BALANCED.fullmatch(value):
             for match in _ELEMENT.finditer(value):
-                yield match[0]
+                if match[0].strip(" \t"):  # an empty element counts for nothing (RFC 9110 §5.6.1.2)
+                    yield match[0]
 
 
 def _parse_offer(offer: str) -> dict[str, str | None] | None:

@@ -31,12 +31,14 @@ _RSV1: Final = 0x40
 _MASKED: Final = 0x80
 
 
-def _short_headers(first: int) -> list[bytes]:
-    return [bytes((first, size)) for size in range(126)]
+def _short_headers(first: int, mask_bit: int) -> list[bytes]:
+    return [bytes((first, mask_bit | size)) for size in range(126)]
 
 
-_TEXT_HEADERS: Final = _short_headers(_FIN | TEXT)
-_BINARY_HEADERS: Final = _short_headers(_FIN | BINARY)
+_TEXT_HEADERS: Final = _short_headers(_FIN | TEXT, 0)
+_BINARY_HEADERS: Final = _short_headers(_FIN | BINARY, 0)
+_MASKED_TEXT_HEADERS: Final = _short_headers(_FIN | TEXT, _MASKED)
+_MASKED_BINARY_HEADERS: Final = _short_headers(_FIN | BINARY, _MASKED)
 
 
 def _header(first: int, size: int, mask_bit: int) -> bytes:
@@ -71,23 +73,32 @@ def close_payload(code: int | None, reason: str = "") -> bytes:
 
 
 class _MaskKeys:
-    """Fresh masking keys from the system's randomness, drawn 256 at a time (RFC 6455 §5.3, §10.3)."""
+    """Fresh masking keys from the system's randomness, drawn 256 at a time (RFC 6455 §5.3, §10.3).
 
-    __slots__ = ("_at", "_drawn")
+    All connections of a process share them, those of Trio runs in other threads too: `list.pop` gives no key twice.
+    """
+
+    __slots__ = ("_drawn",)
 
     def __init__(self) -> None:
-        self._drawn = b""
-        self._at = 0
+        self._drawn: list[bytes] = []
 
     def next(self) -> bytes:
-        if self._at == len(self._drawn):
-            self._drawn = os.urandom(1024)
-            self._at = 0
-        self._at += 4
-        return self._drawn[self._at - 4 : self._at]
+        try:
+            return self._drawn.pop()
+        except IndexError:
+            drawn = os.urandom(1024)
+            self._drawn.extend([drawn[at : at + 4] for at in range(1020, 0, -4)])
+            return drawn[:4]
+
+    def forget(self) -> None:
+        """Drop what was drawn: after a fork, two processes hold the same keys."""
+        self._drawn.clear()
 
 
 _mask_keys = _MaskKeys()
+if hasattr(os, "register_at_fork"):  # pragma: no branch  where there is none, nobody forks
+    os.register_at_fork(after_in_child=_mask_keys.forget)
 
 
 @final
@@ -98,16 +109,16 @@ class SharedMessage:
     was compressed with one peer's context would corrupt what another reads next.
     """
 
-    __slots__ = ("_compressed", "_payload", "first", "plain")
+    __slots__ = ("_compressed", "first", "payload", "plain")
 
     def __init__(self, message: str | bytes | bytearray | memoryview) -> None:
         if isinstance(message, str):
             self.first = _FIN | TEXT
-            self._payload = message.encode()
+            self.payload = message.encode()
         else:
             self.first = _FIN | BINARY
-            self._payload = bytes(message)
-        self.plain = _header(self.first, len(self._payload), 0) + self._payload
+            self.payload = bytes(message)
+        self.plain = _header(self.first, len(self.payload), 0) + self.payload
         self._compressed: dict[tuple[int, int, int | None], bytes] | None = None
 
     def compressed(self, deflate: DeflateParameters, options: DeflateOptions) -> bytes:
@@ -117,7 +128,7 @@ class SharedMessage:
             self._compressed = {}
         frame = self._compressed.get(key)
         if frame is None:
-            payload = Deflater(key[0], True, key[1], key[2]).compress(self._payload)
+            payload = Deflater(key[0], True, key[1], key[2]).compress(self.payload)
             frame = _header(self.first | _RSV1, len(payload), 0) + payload
             self._compressed[key] = frame
         return frame
@@ -125,7 +136,7 @@ class SharedMessage:
     @property
     def size(self) -> int:
         """Bytes of the message before compression."""
-        return len(self._payload)
+        return len(self.payload)
 
 
 @final
@@ -136,9 +147,12 @@ class Encoder:
         is_client: mask every frame, each with a fresh key.
         deflate: what the handshake negotiated, or None.
         options: how we compress; without it nothing is compressed, whatever was negotiated.
+
+    Attributes:
+        is_client: whose frames these are.
     """
 
-    __slots__ = ("_deflate", "_deflater", "_is_client", "_mask_bit", "_options", "_threshold")
+    __slots__ = ("_deflate", "_deflater", "_mask_bit", "_options", "_threshold", "is_client")
 
     def __init__(
         self,
@@ -147,7 +161,7 @@ class Encoder:
         deflate: DeflateParameters | None = None,
         options: DeflateOptions | None = None,
     ) -> None:
-        self._is_client = is_client
+        self.is_client = is_client
         self._mask_bit = _MASKED if is_client else 0
         self._deflate = deflate if options is not None else None
         self._options = options
@@ -160,7 +174,7 @@ class Encoder:
         deflate = self._deflate
         if deflate is None:
             return False
-        return not (deflate.client_no_context_takeover if self._is_client else deflate.server_no_context_takeover)
+        return not (deflate.client_no_context_takeover if self.is_client else deflate.server_no_context_takeover)
 
     def compresses(self, size: int, compress: bool | None) -> bool:
         """Whether a message of `size` bytes leaves compressed; `compress` is the sender's wish, if any."""
@@ -178,14 +192,20 @@ class Encoder:
         if isinstance(message, str):
             payload = message.encode()
             size = len(payload)
-            if size < 126 and not self._is_client and compress is None and size < self._threshold:
-                return _TEXT_HEADERS[size] + payload
+            if size < 126 and compress is None and size < self._threshold:
+                if not self.is_client:
+                    return _TEXT_HEADERS[size] + payload
+                key = _mask_keys.next()
+                return _MASKED_TEXT_HEADERS[size] + key + apply_mask(payload, key)
             first = _FIN | TEXT
         elif isinstance(message, (bytes, bytearray, memoryview)):
             payload = message if isinstance(message, bytes) else bytes(message)
             size = len(payload)
-            if size < 126 and not self._is_client and compress is None and size < self._threshold:
-                return _BINARY_HEADERS[size] + payload
+            if size < 126 and compress is None and size < self._threshold:
+                if not self.is_client:
+                    return _BINARY_HEADERS[size] + payload
+                key = _mask_keys.next()
+                return _MASKED_BINARY_HEADERS[size] + key + apply_mask(payload, key)
             first = _FIN | BINARY
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
@@ -212,10 +232,10 @@ class Encoder:
         return first, payload
 
     def shared(self, message: SharedMessage) -> bytes:
-        """The bytes of a shared message for this peer."""
-        if self._is_client:
-            raise RuntimeError("a client's frames are masked each with its own key and cannot be shared")
+        """The bytes of a shared message for this peer; a client's are its own."""
         deflate = self._deflate
+        if self.is_client:  # every frame is masked with a key of its own: nothing but the message is shared
+            return b"".join(self._frame(*self._compressed(message.first, message.payload, None)))
         if deflate is None or not deflate.server_no_context_takeover or message.size < self._threshold:
             return message.plain
         assert self._options is not None
@@ -245,7 +265,7 @@ class Encoder:
     def _frame(self, first: int, payload: bytes) -> tuple[bytes, bytes]:
         """Return the header and the payload of a frame as they go on the wire."""
         header = _header(first, len(payload), self._mask_bit)
-        if not self._is_client:
+        if not self.is_client:
             return header, payload
         key = _mask_keys.next()
         return header + key, apply_mask(payload, key)
@@ -255,7 +275,7 @@ class Encoder:
             deflate, options = self._deflate, self._options
             assert deflate is not None
             assert options is not None
-            if self._is_client:
+            if self.is_client:
                 bits, takeover = deflate.client_max_window_bits, deflate.client_no_context_takeover
             else:
                 bits, takeover = deflate.server_max_window_bits, deflate.server_no_context_takeover

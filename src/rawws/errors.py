@@ -2,8 +2,9 @@
 
 Facts: an exception says whose fault it was. `HandshakeError` and `FrameError` are the peer's fault; whoever
 raises one picks the HTTP status or the close code, and one place (the HTTP exchange, the connection) puts it
-on the wire. `ConnectionClosed` tells an application that its connection is over, and who ended it. A mistake
-of the caller is an ordinary ValueError, TypeError or RuntimeError, raised before a byte is queued.
+on the wire. `HandshakeFailed` and `HandshakeRejected` tell a client what became of its opening handshake.
+`ConnectionClosed` tells an application that its connection is over, and who ended it. A mistake of the caller is an
+ordinary ValueError, TypeError or RuntimeError, raised before a byte is queued.
 
 This module imports nothing of rawws and knows no sockets, clocks or frames.
 """
@@ -11,9 +12,21 @@ This module imports nothing of rawws and knows no sockets, clocks or frames.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-__all__ = ["By", "CloseCode", "ConnectionClosed", "FrameError", "HandshakeError", "RawwsError"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "By",
+    "CloseCode",
+    "ConnectionClosed",
+    "FrameError",
+    "HandshakeError",
+    "HandshakeFailed",
+    "HandshakeRejected",
+    "RawwsError",
+]
 
 By: TypeAlias = Literal["peer", "us", "network"]
 """Who ended a connection: the peer's Close frame, our own close or failure, or the transport without one."""
@@ -63,6 +76,35 @@ class HandshakeError(RawwsError):
         return f"{self.status}: {self.message}"
 
 
+class HandshakeFailed(RawwsError):
+    """The server did not open a WebSocket for us: its answer breaks HTTP/1.1, RFC 6455 or RFC 7692.
+
+    Its one argument says what is wrong, and never quotes bytes of the server.
+    """
+
+
+class HandshakeRejected(HandshakeFailed):
+    """The server refused our opening handshake: it answered with an ordinary HTTP response.
+
+    Attributes:
+        status: the HTTP status code, such as 401, 404 or 503; 300 to 399 for a redirect that is not followed.
+        headers: the header fields of the answer, names without case.
+        body: its body, or the first 64 KiB of a longer one.
+        reason: why a redirect was not followed, otherwise empty.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, reason: str = "") -> None:
+        super().__init__(status, headers, body, reason)
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.reason = reason
+
+    def __str__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return f"the server answered the opening handshake with {self.status}{reason}"
+
+
 class FrameError(RawwsError):
     """The peer broke RFC 6455 or RFC 7692, or one of our limits: fail the connection (RFC 6455 §7.1.7).
 
@@ -89,6 +131,8 @@ class ConnectionClosed(RawwsError):
         reason: the reason in that frame, or ours for a connection that ended without one; may be empty.
         by: `"peer"` for the peer's Close frame, `"us"` for our own close or for a failure that we found,
             `"network"` for an end of the stream without a Close frame.
+        queues: for our own 1011 and 1013, the bytes that waited to be sent and those that waited to be received when
+            we decided so; otherwise None.
     """
 
     def __init__(self, code: int, reason: str = "", by: By = "network") -> None:
@@ -96,11 +140,13 @@ class ConnectionClosed(RawwsError):
         self.code = code
         self.reason = reason
         self.by: By = by
+        self.queues: tuple[int, int] | None = None
         self._connection: object = None
 
     def of(self, connection: object) -> ConnectionClosed:
         """Return a fresh copy to raise for `connection`; an exception that was raised keeps its traceback alive."""
         closed = ConnectionClosed(self.code, self.reason, self.by)
+        closed.queues = self.queues
         closed._connection = connection
         return closed
 

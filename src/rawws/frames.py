@@ -128,6 +128,7 @@ class _Rules(Extension):
         rules = _Rules(self._max_size, self._max_fragments, self._deflate, self._is_client)
         rules._open = self._open
         rules._compressed = self._compressed
+        rules._fragments = self._fragments
         rules.size = self.size
         return rules
 
@@ -146,6 +147,10 @@ class _Rules(Extension):
         if opcode is Opcode.CONTINUATION:
             if not self._open:
                 return self._fail(CloseReason.PROTOCOL_ERROR, "a continuation without a message")
+            # Here, and not where the last frame allowed has ended: a header comes before anything that is wrong with a
+            # payload, so that the verdict does not depend on how the stream was cut.
+            if self._fragments >= self._max_fragments:
+                return self._fail(CloseReason.POLICY_VIOLATION, f"message over {self._max_fragments} frames")
             # Only the first frame of a message says that it is compressed (RFC 7692 §6.1).
             allowed = _NO_RSV
         else:
@@ -177,8 +182,6 @@ class _Rules(Extension):
             return None
         self._fragments += 1
         if not fin:
-            if self._fragments >= self._max_fragments:
-                return self._fail(CloseReason.POLICY_VIOLATION, f"message over {self._max_fragments} frames")
             return None
         self._open = False
         if not self._compressed:
@@ -327,10 +330,7 @@ class Decoder:
         """
         while True:
             if self._left:
-                event = self._resume_frame()
-                if event is not None or self._left or not self.data:
-                    return event
-                continue
+                return self._resume_frame()
             data = self.data
             at = self._at
             size = len(data)

@@ -38,6 +38,8 @@ __all__ = [
     "RequestReader",
     "Response",
     "check_fields",
+    "has_clean_lines",
+    "is_token",
     "list_elements",
     "parse_authority",
     "reason_phrase",
@@ -58,7 +60,11 @@ _T = TypeVar("_T")
 _TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _OUR_VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")  # RFC 9110 §5.5 without obs-text
 # RFC 9110 §9
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE"})
+# From what h11 yields to the one object that all requests share.
+_METHODS: Final = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE")
+}
+_VERSIONS: Final = {b"1.0": "1.0", b"1.1": "1.1"}
 _FRAMING_FIELDS: Final = frozenset({"connection", "content-length", "date", "transfer-encoding"})
 
 _CR: Final = 0x0D
@@ -111,6 +117,16 @@ def check_fields(headers: Iterable[tuple[str, str]], *, owned: frozenset[str]) -
             raise ValueError(f"rawws sets the header field {name} itself")
         if not _OUR_VALUE.fullmatch(value):
             raise ValueError(f"the value of the header field {name} is not printable ASCII")
+
+
+def has_clean_lines(head: bytes) -> bool:
+    """Tell whether a head has only lines that end with CR LF, none folded, and no control character in them."""
+    return _FAULT.search(head) is None
+
+
+def is_token(value: str) -> bool:
+    """Tell whether this is a token (RFC 9110 §5.6.2), as the names of fields, methods and subprotocols are."""
+    return _TOKEN.fullmatch(value) is not None
 
 
 def list_elements(value: str) -> list[str]:
@@ -264,6 +280,8 @@ class Request:
     @property
     def host(self) -> str:
         """The authority that the client asked: of an absolute target, else of the Host field (RFC 9112 §3.3).
+
+        Where there are both they are the same.
 
         Empty for an HTTP/1.0 request that names none.
         """
@@ -537,11 +555,11 @@ class RequestReader:
             if exc.error_status_hint == 501 and not _CONTENT_LENGTH_LINE.search(head):
                 raise HandshakeError(501, "This transfer coding is not implemented.") from None
             raise HandshakeError(400, "The request head is malformed.") from None
-        version = event.http_version.decode("ascii")
-        if version not in ("1.0", "1.1"):
+        version = _VERSIONS.get(event.http_version)
+        if version is None:
             raise HandshakeError(505, "This server speaks HTTP/1.1.")
-        method = event.method.decode("ascii")
-        if method not in _METHODS:
+        method = _METHODS.get(event.method)
+        if method is None:
             raise HandshakeError(501, "This method is not implemented.")
         headers = Headers.of_block(
             [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers.raw_items()],
@@ -550,9 +568,7 @@ class RequestReader:
         _check_body(version, headers)
         target = event.target.decode("ascii")
         path, query, authority = _split_target(method, target)
-        for name in (authority, headers.get("host")):
-            if name is not None and parse_authority(name) is None:
-                raise HandshakeError(400, "The host of the request is malformed.")
+        _check_hosts(authority, headers.get("host"))
         if (expect := headers.get("expect")) is not None and set(list_elements(expect)) != {"100-continue"}:
             raise HandshakeError(417, "This expectation cannot be met.")  # RFC 9110 §10.1.1
         self._may_switch = "upgrade" in headers
@@ -570,6 +586,19 @@ def _target_overrun(buffer: bytearray, stop: int) -> int:
     if buffer.find(b"\r", 0, last + 1) >= 0 or buffer.find(b" ", space + 1, last + 1) >= 0:
         return -1
     return last
+
+
+def _check_hosts(authority: str | None, host: str | None) -> None:
+    """Check the host in an absolute target and the Host field.
+
+    RFC 9112 §3.2.2: the target would decide. Stricter: a client sends the same in both (§3.2), and whoever sends
+    something else hopes that a proxy before us looks at the other one.
+    """
+    named = [parse_authority(name) for name in (authority, host) if name is not None]
+    if None in named:
+        raise HandshakeError(400, "The host of the request is malformed.")
+    if len(named) == 2 and named[0] != named[1]:
+        raise HandshakeError(400, "The target and the Host field name different hosts.")
 
 
 def _check_body(version: str, headers: Headers) -> None:

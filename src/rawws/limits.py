@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 __all__ = ["Limits", "SlowConsumerPolicy"]
@@ -52,7 +53,8 @@ class Limits:
     max_send_buffer: int = _MIB
     """Bytes queued to a peer from which on no further message is taken; one whole message may come on top."""
     send_timeout: float = 10.0
-    """Seconds that bytes may be queued to a peer without any progress; then it is cut, with 1013 as the code."""
+    """Seconds that bytes may be queued to a peer without any progress, which is looked for four times in them; then it
+    is cut, with 1013 as the code."""
     slow_consumer: SlowConsumerPolicy = "close"
     """What `send_nowait` and a broadcast do when the send buffer is full: close with 1013, or drop whole messages."""
     receive_queue_messages: int = 16
@@ -82,4 +84,10 @@ class Limits:
         """Frames that one message may have, `max_fragments` or what follows from `max_message_size`."""
         if self.max_fragments is not None:
             return self.max_fragments
-        return max(16, self.max_message_size // 64)
+        return _fragments_of(self.max_message_size)
+
+
+@lru_cache(maxsize=16)
+def _fragments_of(size: int) -> int:
+    """Return what `max_fragments` is by default: the same object each time, for every connection keeps it."""
+    return max(16, size // 64)

@@ -6,7 +6,8 @@ Rules, each found by experiment:
   descriptor's number away at once. A list of events is never held across a checkpoint.
 * Deadlines expire only after a pass that read from everyone who had sent something, so that a process that was stopped
   for a while does not blame its peers.
-* Without descriptors a listener rests, and one that was kept for this answers a client.
+* Without descriptors a listener rests again and again, and between its rests the one that was kept for this lets
+  clients be answered, one after the other.
 
 Cost: about three system calls a batch. It does not know what the bytes mean. `reactor.py` adds the waiting; this module
 is one of those that the compiled build compiles.
@@ -29,6 +30,7 @@ import trio
 from trio.lowlevel import reschedule
 
 from ._mypyc import mypyc_attr
+from .lag import WORTH_NOTING, Lag
 from .socket_transport import SocketTransport
 from .transport import READ_SIZE
 
@@ -57,21 +59,29 @@ _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 @final
 class _Listener:
-    """A listening socket of a reactor, or one that rests for want of descriptors."""
+    """A listening socket of a reactor, or one that rests for want of descriptors, with a client that it lets ask."""
 
-    __slots__ = ("greet", "refusal", "sock")
+    __slots__ = ("greet", "guest", "refuse", "sock")
 
     def __init__(
-        self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes
+        self,
+        sock: socket.socket,
+        greet: Callable[[SocketTransport, object], Receiver],
+        refuse: Callable[[object, bytes], bytes],
     ) -> None:
         self.sock = sock
         self.greet = greet
-        self.refusal = refusal
+        self.refuse = refuse
+        self.guest: tuple[socket.socket, object] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Loop:
     """What a reactor does without waiting.
+
+    Attributes:
+        busy_seconds: how long all batches took together.
+        lag: how long batches took that took long, and how late alarms rang.
 
     Args:
         stall_timeout: seconds that bytes may be queued to a peer without one of them leaving.
@@ -95,9 +105,11 @@ class Loop:
         "_sequence",
         "_stale_timers",
         "_timers",
+        "busy_seconds",
         "epoll",
         "in_batch",
         "is_closed",
+        "lag",
         "slice_began",
         "stall_timeout",
     )
@@ -107,6 +119,8 @@ class Loop:
         self.epoll = select.epoll()
         self.in_batch = False
         self.is_closed = False
+        self.busy_seconds = 0.0
+        self.lag = Lag()
         self.slice_began = 0.0
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll.register(self._doorbell, select.EPOLLIN)
@@ -130,15 +144,21 @@ class Loop:
 
     # -- what the endpoints call -----------------------------------------------------------------------------
 
-    def listen(self, sock: socket.socket, greet: Callable[[SocketTransport, object], Receiver], refusal: bytes) -> None:
+    def listen(
+        self,
+        sock: socket.socket,
+        greet: Callable[[SocketTransport, object], Receiver],
+        refuse: Callable[[object, bytes], bytes],
+    ) -> None:
         """Accept connections from a listening socket, which becomes the reactor's.
 
         Args:
             greet: called with the transport of a new connection and the peer's address; returns its receiver.
-            refusal: what a client is sent when no descriptor is left for it.
+            refuse: called with the address and the first bytes of a client for which no descriptor is left; returns
+                what it is sent before it is closed. It must not raise.
         """
         sock.setblocking(False)
-        self._listeners[sock.fileno()] = _Listener(sock, greet, refusal)
+        self._listeners[sock.fileno()] = _Listener(sock, greet, refuse)
         self.epoll.register(sock.fileno(), select.EPOLLIN)
 
     def stop_listening(self) -> None:
@@ -146,6 +166,7 @@ class Loop:
         for fd, listener in self._listeners.items():
             if all(listener is not resting for _, resting in self._resting):
                 self.epoll.unregister(fd)
+            self._dismiss_guest(listener)
             listener.sock.close()
         self._listeners.clear()
         self._resting.clear()
@@ -237,6 +258,10 @@ class Loop:
                 self._expire(now)
                 self._finish_batch(now)
         self.in_batch = False
+        seconds = perf_counter() - began
+        self.busy_seconds += seconds
+        if seconds > WORTH_NOTING:
+            self.lag.note(seconds, now)
 
     def _proceed(self, now: float) -> None:
         """Let the first connection on the run list go on."""
@@ -290,8 +315,10 @@ class Loop:
             except Exception:
                 transport.fail()
         while self._resting and self._resting[0][0] <= now:
+            listener = self._resting.popleft()[1]
+            self._dismiss_guest(listener)
             self._keep_reserve()
-            self.epoll.register(self._resting.popleft()[1].sock.fileno(), select.EPOLLIN)
+            self.epoll.register(listener.sock.fileno(), select.EPOLLIN)
         earliest = timers[0][0] if timers else inf
         if self._resting:
             earliest = min(earliest, self._resting[0][0])
@@ -307,7 +334,7 @@ class Loop:
                 return
             except OSError as exc:
                 if exc.errno in _OUT_OF_DESCRIPTORS:
-                    self._refuse(listener)
+                    self._refuse_some(listener)
                     self._rest(listener, now)
                     return
                 continue  # this one connection failed before it was accepted
@@ -331,21 +358,28 @@ class Loop:
             os.close(self._reserve)
             self._reserve = -1
 
-    def _refuse(self, listener: _Listener) -> None:
-        """Answer one client although no descriptor is left, with the one that was kept for this."""
-        self._drop_reserve()
-        try:
-            sock, _ = listener.sock.accept()
-        except OSError:
-            pass  # somebody else took the descriptor, or the client has gone
-        else:
-            with sock:
-                sock.setblocking(False)
-                with suppress(OSError):  # it has not asked yet
-                    sock.recv(READ_SIZE)  # a request left unread would turn our answer into a reset
-                with suppress(OSError):  # it has gone
-                    sock.send(listener.refusal)
+    def _refuse_some(self, listener: _Listener) -> None:
+        """Answer clients although no descriptor is left, one after the other, with the one that was kept for this."""
+        for _ in range(_ACCEPTS):
+            self._drop_reserve()
+            try:
+                sock, address = listener.sock.accept()
+            except OSError:
+                break  # nobody else waits, or somebody else took the descriptor
+            sock.setblocking(False)
+            asked = _received(sock)
+            if not asked and not _somebody_waits(listener.sock):
+                listener.guest = (sock, address)  # it may ask while the listener rests
+                return
+            _refuse(listener, sock, address, asked)
         self._keep_reserve()
+
+    def _dismiss_guest(self, listener: _Listener) -> None:
+        """Answer the client that was let ask, whether it did or not."""
+        if listener.guest is not None:
+            sock, address = listener.guest
+            listener.guest = None
+            _refuse(listener, sock, address, _received(sock))
 
     def _rest(self, listener: _Listener, now: float) -> None:
         """Leave the listener alone for a while; it would be ready, and in vain, all the time."""
@@ -380,3 +414,23 @@ class Loop:
         self.epoll.close()
         os.close(self._doorbell)
         self._drop_reserve()
+
+
+def _received(sock: socket.socket) -> bytes:
+    """Return what a client has sent so far; left unread it would turn our answer into a reset."""
+    try:
+        return sock.recv(READ_SIZE)
+    except OSError:
+        return b""  # it has not asked yet, or it has gone
+
+
+def _refuse(listener: _Listener, sock: socket.socket, address: object, asked: bytes) -> None:
+    with sock, suppress(OSError):  # it has gone
+        sock.send(listener.refuse(address, asked))
+
+
+def _somebody_waits(sock: socket.socket) -> bool:
+    """Whether another client waits to be accepted; without a descriptor for it, `accept` cannot tell."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -38,7 +38,10 @@ _REPEAT: Final = tuple(sum(1 << (32 * word) for word in range((size + 3) // 4)) 
 _CUT: Final = tuple(-size % 4 * 8 for size in range(_SHORT))
 _from_bytes: Final = int.from_bytes
 
-_XOR_TABLES: Final = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
+_ALL_BYTES: Final = int.from_bytes(range(256), "big")
+_XOR_TABLES: Final = tuple(
+    (_ALL_BYTES ^ int.from_bytes(bytes([key]) * 256, "big")).to_bytes(256, "big") for key in range(256)
+)
 
 
 def apply_mask(data: _Buffer, key: bytes) -> bytes:

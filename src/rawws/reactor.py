@@ -19,6 +19,7 @@ from typing import NoReturn, final
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, enable_ki_protection, wait_readable, wait_task_rescheduled
 
+from .lag import WORTH_NOTING
 from .loop import Loop
 
 __all__ = ["Reactor", "is_supported"]
@@ -64,6 +65,9 @@ class Reactor(Loop):
             # From here on the loop sets the alarm, when it has seen to what is due.
             self._rang = True
             self._rang_at = trio.current_time()
+            late = self._rang_at - self._alarm.deadline
+            if late > WORTH_NOTING:
+                self.lag.note(late, self._rang_at)
             self._alarm = trio.CancelScope()
             self._ring()
 

@@ -7,6 +7,8 @@ Rules, each found by experiment:
   everything that the peer had sent: a reset leaves that readable.
 * What is written outside of a batch is tried at once; what is written in one leaves when the receiver's call returns,
   or, to others, at the end of the batch: one system call each.
+* A socket becomes writable when a third of the kernel's buffer is free, which a slow peer may need minutes for: what
+  says that bytes leave is the kernel's count of those that the peer has not acknowledged.
 
 Cost: one `recv` and one `send` a message. It does not know what the bytes mean; of the loop it knows what it asks of
 it, and it never waits.
@@ -27,28 +29,41 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from .transport import LOW_WATER, READ_SIZE, Transport
+from .transport import HIGH_WATER, LOW_WATER, NOBODY, READ_SIZE, Transport
 
 if TYPE_CHECKING:
     from .loop import Loop
 
-__all__ = ["SocketTransport"]
+__all__ = ["SocketTransport", "unacknowledged"]
 
 _log = logging.getLogger("rawws")
 
 _SLICE_SECONDS: Final = 0.001
 """Time after which one connection lets others have their turn."""
-_LAST_READS: Final = 128
+_LAST_READS: Final = 64
 """Reads at most of what a peer had sent before the connection broke: 8 MiB, more than a kernel keeps by default."""
+_LOOKS: Final = 4
+"""How often a peer that is behind is looked at in the time after which one without progress is given up."""
 _PIECES: Final = 64
 """Pieces that one `sendmsg` takes; well below any system's IOV_MAX."""
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 if sys.platform == "linux":
+    import fcntl
+    import termios
+
     _IN: Final = select.EPOLLIN
     _OUT: Final = select.EPOLLOUT
     _FAILED: Final = select.EPOLLHUP | select.EPOLLERR
+
+
+def unacknowledged(fd: int) -> int:
+    """Return how many bytes the kernel holds that a socket's peer has not acknowledged (Linux); 0 if it cannot tell."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # it is no socket any more
+            return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+    return 0
 
 
 @final
@@ -65,6 +80,7 @@ class SocketTransport(Transport):
         "_due",
         "_error",
         "_fd",
+        "_in_kernel",
         "_loop",
         "_mask",
         "_out",
@@ -96,6 +112,7 @@ class SocketTransport(Transport):
         self._close_by = inf
         self._due = inf
         self._progress_at = 0.0
+        self._in_kernel = 0
 
     # -- what a receiver calls -------------------------------------------------------------------------------
 
@@ -111,6 +128,11 @@ class SocketTransport(Transport):
             loop.slice_began = clock
             return False
         return clock - loop.slice_began > _SLICE_SECONDS
+
+    def without_progress(self) -> float:
+        if not self.blocked or unacknowledged(self._fd) < self._in_kernel:
+            return 0.0
+        return trio.current_time() - self._progress_at
 
     def write(self, data: bytes, more: bool = False) -> None:
         if self._dead:
@@ -146,7 +168,7 @@ class SocketTransport(Transport):
         try:
             if len(out) == 1:
                 sent = self._sock.send(out[0])
-            elif self.queued <= READ_SIZE:
+            elif self.queued <= HIGH_WATER:
                 out[:] = [b"".join(out)]
                 sent = self._sock.send(out[0])
             else:
@@ -257,11 +279,16 @@ class SocketTransport(Transport):
             return
         when = self._close_by
         if self.blocked:
-            stalled_at = self._progress_at + self._loop.stall_timeout
+            patience = self._loop.stall_timeout
+            in_kernel = unacknowledged(self._fd)
+            if in_kernel < self._in_kernel:
+                self._in_kernel = in_kernel
+                self._progress_at = now
+            stalled_at = self._progress_at + patience
             if now >= stalled_at:
-                self.receiver.stalled(self._loop.stall_timeout)
+                self.receiver.stalled(patience)
             else:
-                when = min(when, stalled_at)
+                when = min(when, stalled_at, now + patience / _LOOKS)
         when = min(when, self.receiver.due(now))
         if when != inf:
             self.wake_at(when)
@@ -301,6 +328,8 @@ class SocketTransport(Transport):
         except Exception:
             self.fail()
         finally:
+            if not self._scheduled:
+                self.receiver = NOBODY  # no cycle: both are freed with their last user, not by the collector
             if self._mask:
                 self._mask = 0
                 self._loop.epoll.unregister(self._fd)
@@ -321,15 +350,16 @@ class SocketTransport(Transport):
         self.blocked = True
         now = trio.current_time()
         self._progress_at = now
-        self.wake_at(now + self._loop.stall_timeout)
+        self._in_kernel = unacknowledged(self._fd)
+        self.wake_at(now + self._loop.stall_timeout / _LOOKS)
         self._change()
 
     def _unblock(self, now: float) -> None:
-        before = self.queued, self._progress_at
+        queued, progress_at, in_kernel = self.queued, self._progress_at, self._in_kernel
         self.blocked = False
         self.flush()
-        if self.blocked and self.queued == before[0]:
-            self._progress_at = before[1]
+        if self.blocked and self.queued == queued and self._in_kernel >= in_kernel:
+            self._progress_at = progress_at
         while self.queued <= LOW_WATER and not self._closing and not self._dead:
             self._corked = True
             self.receiver.drained()

@@ -6,8 +6,8 @@ error and a cancelled `SSLStream.send_all` breaks it. Rules:
 
 * The writer sends in pieces of 16 KiB, so that progress is seen as it happens. The peer counts as behind while a
   piece is under way: a stream does not tell more.
-* The end of a connection is one sequence in one place, `_finish`: everything that was written, close_notify and
-  FIN, the peer's FIN, all by one deadline.
+* The end of a connection is one sequence in one place, `_finish`: everything that was written, close_notify and FIN
+  without waiting between them (RFC 8446 §6.1), the peer's FIN, all by one deadline.
 * What has arrived counts before what is due, and before a failure of sending: both wait for the reader.
 
 Cost: three tasks and a few kilobytes a connection; plain TCP on Linux takes the reactor instead. It does not
@@ -25,12 +25,16 @@ from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack, final
 import trio
 from trio.lowlevel import checkpoint
 
-from .transport import LOW_WATER, READ_SIZE, Transport
+from .socket_transport import unacknowledged
+from .transport import LOW_WATER, NOBODY, READ_SIZE, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["StreamTransport"]
+__all__ = ["LAST_STEPS", "StreamTransport"]
+
+LAST_STEPS: Final = 8
+"""Steps that the task of a stream may make to get a last Close frame out; TLS over a socket takes two."""
 
 _Args = TypeVarTuple("_Args")
 _log = logging.getLogger("rawws")
@@ -41,7 +45,20 @@ _SLICE_SECONDS: Final = 0.001
 """Time after which one connection lets others have their turn."""
 _REST_SECONDS: Final = 1.0
 """Time for reading what the peer had sent before sending to it failed."""
+_LOOKS: Final = 4
+"""How often a peer that is behind is looked at in the time after which one without progress is given up."""
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+
+
+@final
+class _Deaf(trio.abc.ReceiveStream):
+    """A stream that nothing comes from: whoever says goodbye through it waits for no answer."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        raise trio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
 
 
 @final
@@ -59,6 +76,7 @@ class StreamTransport(Transport):
         "_closing",
         "_dead",
         "_error",
+        "_in_kernel",
         "_may_read",
         "_out",
         "_over",
@@ -67,6 +85,7 @@ class StreamTransport(Transport):
         "_read_all",
         "_scheduled",
         "_scope",
+        "_secured",
         "_slice_began",
         "_stall_timeout",
         "_stream",
@@ -86,6 +105,8 @@ class StreamTransport(Transport):
         self._closing = False
         self._close_by = inf
         self._progress_at = 0.0
+        self._in_kernel = -1
+        self._secured = False  # whether the TLS handshake, where there is one, is complete
         self._slice_began = 0.0
         self._may_read = trio.Event()
         self._may_read.set()
@@ -103,6 +124,9 @@ class StreamTransport(Transport):
         # In the end nobody would call `proceed`.
         return not self._over and perf_counter() - self._slice_began > _SLICE_SECONDS
 
+    def without_progress(self) -> float:
+        return trio.current_time() - self._progress_at if self.blocked else 0.0
+
     def write(self, data: bytes, more: bool = False) -> None:
         if not self._dead:
             self._out += data
@@ -110,7 +134,9 @@ class StreamTransport(Transport):
             self._work.set()
 
     def flush(self) -> None:
-        self.blocked = self.queued > 0  # nothing leaves before the writer runs next
+        if self.queued and not self.blocked:  # nothing leaves before the writer runs next
+            self.blocked = True
+            self._progress_at = trio.current_time()
 
     def pause(self) -> None:
         if self._may_read.is_set() and not self._dead and not self._closing:
@@ -174,10 +200,14 @@ class StreamTransport(Transport):
             self._over = True
             if self._scheduled:
                 self._go_on()
+            self.receiver = NOBODY  # no cycle: both are freed with their last user
 
     async def _read(self, scope: trio.CancelScope) -> None:
         try:
             with scope:
+                if isinstance(self._stream, trio.SSLStream):
+                    await self._stream.do_handshake()
+                    self._secured = True
                 while True:
                     if not self._may_read.is_set():
                         await self._may_read.wait()
@@ -204,7 +234,8 @@ class StreamTransport(Transport):
                 piece = bytes(self._out[:_PIECE])
                 self.blocked = True
                 self._progress_at = trio.current_time()
-                self.wake_at(self._progress_at + self._stall_timeout)
+                self._in_kernel = -1
+                self.wake_at(self._progress_at + self._stall_timeout / _LOOKS)
                 try:
                     await self._stream.send_all(piece)
                 except _BROKEN as exc:
@@ -235,9 +266,11 @@ class StreamTransport(Transport):
     async def _finish(self, secure: trio.SSLStream[trio.abc.Stream] | None, stream: trio.abc.Stream) -> None:
         """Say that nothing more will be sent, and discard until the peer says so too."""
         with suppress(*_BROKEN):  # it has ended in another way
-            if secure is not None:
+            if secure is not None and self._secured:
+                if isinstance(stream, trio.abc.HalfCloseableStream):
+                    secure.transport_stream = trio.StapledStream(stream, _Deaf())
                 with suppress(trio.BrokenResourceError):
-                    # Many peers answer close_notify with FIN, or with what was under way.
+                    # Where we wait, many peers answer close_notify with FIN, or with what was under way.
                     await secure.unwrap()
             if isinstance(stream, trio.abc.HalfCloseableStream):
                 await stream.send_eof()
@@ -261,12 +294,23 @@ class StreamTransport(Transport):
                 self.abort()
                 return
             if self.blocked:
+                self._look_for_progress(now)
                 stalled_at = self._progress_at + self._stall_timeout
                 if now >= stalled_at:
                     self._tell(self.receiver.stalled, self._stall_timeout)
                 else:
-                    self.wake_at(stalled_at)
+                    self.wake_at(min(stalled_at, now + self._stall_timeout / _LOOKS))
             self._tell(self._look_due, now)
+
+    def _look_for_progress(self, now: float) -> None:
+        """See whether a piece that is under way moves: a slow peer may take long until a socket asks for more."""
+        below = getattr(self._stream, "transport_stream", self._stream)
+        if isinstance(below, trio.SocketStream):
+            in_kernel = unacknowledged(below.socket.fileno())
+            if in_kernel < self._in_kernel or self._in_kernel < 0:
+                # What the first look finds may have grown since the piece began: it says nothing against the peer.
+                self._progress_at = now
+            self._in_kernel = in_kernel
 
     def _look_due(self, now: float) -> None:
         self.wake_at(min(self._close_by, self.receiver.due(now)))

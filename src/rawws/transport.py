@@ -23,10 +23,10 @@ from typing import Final
 
 from ._mypyc import mypyc_attr
 
-__all__ = ["HIGH_WATER", "LOW_WATER", "READ_SIZE", "Receiver", "Transport"]
+__all__ = ["HIGH_WATER", "LOW_WATER", "NOBODY", "READ_SIZE", "Receiver", "Transport"]
 
-READ_SIZE: Final = 65_536
-"""Bytes that one read takes at most."""
+READ_SIZE: Final = 131_072
+"""Bytes that one read takes at most: a frame of 64 KiB comes in one, which makes an echo of such a sixth faster."""
 HIGH_WATER: Final = 65_536
 """Bytes queued to a peer beyond which nothing is read from it, and more is kept in whole messages."""
 LOW_WATER: Final = HIGH_WATER // 2
@@ -68,15 +68,18 @@ class Receiver:
 
 
 class _Nobody(Receiver):
-    """The receiver of a transport that was not given one yet."""
+    """The receiver of a transport that was not given one yet, or whose stream is over."""
 
     __slots__ = ()
+
+    def proceed(self, now: float) -> None:
+        pass
 
     def eof(self, error: Exception | None) -> None:
         pass
 
 
-_NOBODY: Final = _Nobody()
+NOBODY: Final = _Nobody()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -92,7 +95,7 @@ class Transport:
     __slots__ = ("blocked", "queued", "receiver")
 
     def __init__(self) -> None:
-        self.receiver: Receiver = _NOBODY
+        self.receiver: Receiver = NOBODY
         self.queued = 0
         self.blocked = False
 
@@ -102,6 +105,10 @@ class Transport:
 
     def expired(self) -> bool:
         """Whether the time that one connection may take before others have their turn is used up."""
+        raise NotImplementedError
+
+    def without_progress(self) -> float:
+        """Return for how many seconds no queued byte has left; 0 while the peer is not behind."""
         raise NotImplementedError
 
     def write(self, data: bytes, more: bool = False) -> None:

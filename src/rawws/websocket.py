@@ -18,13 +18,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 import trio
-from trio.lowlevel import Abort, current_task, disable_ki_protection, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, current_task, disable_ki_protection
 
 from .connection import LARGE, Connection, SendStatus
 from .encoder import Encoder, close_payload
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
-from .pace import breathe
+from .logs import escape
+from .pace import breathe, park, unpark
 from .pieces import MessageChunks, MessageWriter
 from .states import Event, State
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from .deflate import DeflateOptions, DeflateParameters
     from .http import Request
+    from .http_client import Answer
     from .limits import Limits
     from .protocol import Protocol
     from .transport import Transport
@@ -84,14 +86,20 @@ class WebSocket(Connection):
         latency: seconds that the last answered ping took, or None.
         messages_received, messages_sent, bytes_received, bytes_sent: counted since the handshake; bytes are those
             on the wire.
+        pings_sent: our own, those of keepalive included.
+        slow_consumer_actions: what was done because the peer did not read: messages dropped (`drop_newest`,
+            `drop_oldest`), closes with 1013 (`close`), cuts after `send_timeout` (`cut`); None for nothing.
+        began_at: when the handshake's request was complete, on Trio's clock.
+        refusal: why the handshake was refused, in one word: `application`, `error`, `accept_timeout`, `shutdown`;
+            empty while it was not.
     """
 
     __slots__ = (
         "__weakref__",
-        "_accept_by",
         "_answered",
         "_app",
         "_callbacks",
+        "_client_side",
         "_done",
         "_fast_lane",
         "_handshake",
@@ -102,7 +110,9 @@ class WebSocket(Connection):
         "_receiving",
         "_room",
         "_writer_lock",
+        "began_at",
         "latency",
+        "refusal",
         "request",
         "subprotocol",
     )
@@ -112,7 +122,7 @@ class WebSocket(Connection):
         transport: Transport,
         limits: Limits,
         request: Request,
-        handshake: Handshake,
+        handshake: Handshake | None,
         *,
         app: Protocol | None,
         fast_lane: bool,
@@ -122,13 +132,15 @@ class WebSocket(Connection):
         self.request = request
         self.subprotocol: str | None = None
         self.latency: float | None = None
-        self._handshake: Handshake | None = handshake
+        self._handshake = handshake
+        self._client_side: _ClientSide | None = None
         self._on_gone = on_gone
         self._fast_lane = fast_lane
         self._app = app
         self._opened = False
         self._answered = False
-        self._accept_by = transport.now() + limits.accept_timeout
+        self.began_at = transport.now()
+        self.refusal = ""
         self._receiver: trio.lowlevel.Task | None = None
         self._receiving = False
         self._room: trio.lowlevel.ParkingLot | None = None
@@ -138,10 +150,10 @@ class WebSocket(Connection):
         self._writer_lock: trio.Lock | None = None
         if app is None:
             self._queue = deque()
-        transport.wake_at(self._accept_by)
+        transport.wake_at(self.began_at + limits.accept_timeout)
 
     def __repr__(self) -> str:
-        return f"<rawws.WebSocket {self.request.path!a} {self._state.name.lower()} at {id(self):#x}>"
+        return f"<rawws.WebSocket {escape(self.request.path)} {self._state.name.lower()} at {id(self):#x}>"
 
     # -- the opening handshake -----------------------------------------------------------------------------
 
@@ -168,18 +180,47 @@ class WebSocket(Connection):
         self._early = handshake.trailing_data() + self._early
         self._handshake = None
         self._transport.write(head)
+        self._begin(deflate, options, is_client=False)
+        self.request.headers.compact()
+
+    def start_as_client(
+        self,
+        response: Answer,
+        trailing_data: bytes,
+        subprotocol: str | None,
+        deflate: DeflateParameters | None,
+        options: DeflateOptions | None,
+        *,
+        ends_quietly: bool,
+    ) -> None:
+        """Begin to talk to the server that has accepted our opening handshake (RFC 6455 §4.1).
+
+        Args:
+            response: its 101.
+            trailing_data: what came after it.
+            subprotocol, deflate: what was agreed.
+            options: how we compress.
+            ends_quietly: whether `async for` ends without an exception whatever ends the connection, because whoever
+                iterates over connections is told.
+        """
+        self._client_side = _ClientSide(response, ends_quietly)
+        self.subprotocol = subprotocol
+        self._answered = self._opened = True
+        self._early = trailing_data
+        self._begin(deflate, options, is_client=True)
+
+    def _begin(self, deflate: DeflateParameters | None, options: DeflateOptions | None, *, is_client: bool) -> None:
         limits = self._limits
         self._open(
             Decoder(
-                is_client=False,
+                is_client=is_client,
                 max_message_size=limits.max_message_size,
                 max_fragments=limits.fragments,
                 deflate=deflate,
                 fast_lane=self._fast_lane,
             ),
-            Encoder(is_client=False, deflate=deflate, options=options),
+            Encoder(is_client=is_client, deflate=deflate, options=options),
         )
-        self.request.headers.compact()
 
     def reject_nowait(self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
         """Refuse the opening handshake with an HTTP answer, and close.
@@ -202,11 +243,14 @@ class WebSocket(Connection):
         if self._answered:
             raise RuntimeError("the opening handshake has been answered already")
 
-    def _refuse(self, status: int, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
+    def _refuse(
+        self, status: int, body: str | bytes = "", headers: Sequence[tuple[str, str]] = (), why: str = "application"
+    ) -> None:
         handshake = self._handshake
         assert handshake is not None
         answer = handshake.reject(status, body, headers)
         self._handshake = None
+        self.refusal = why
         self._transport.write(answer)
         self._end(ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, f"rejected with {status}", "us"))
         self._happen(Event.LOCAL_CLOSE)
@@ -228,6 +272,11 @@ class WebSocket(Connection):
         if self._state is State.CONNECTING:
             self.accept_nowait()
 
+    @property
+    def response(self) -> Answer | None:
+        """The server's 101, its status and headers, on the client's side; None on the server's side."""
+        return self._client_side.response if self._client_side is not None else None
+
     # -- receiving -----------------------------------------------------------------------------------------
 
     async def receive(self) -> str | bytes:
@@ -240,24 +289,24 @@ class WebSocket(Connection):
             trio.BusyResourceError: another task is receiving from this connection.
             RuntimeError: the messages of this connection go to a `Protocol`.
         """
-        if self._receiving or not self._queue:
-            await self._wait_for_message()
-            return self._take()
-        await breathe()
-        if not self._queue:  # another task has taken it meanwhile
-            return await self.receive()
-        return self._take()
+        return await self._next(quietly=False)
 
-    async def _wait_for_message(self) -> None:
-        """Wait until the queue holds a message, which is a checkpoint, or raise what ended the connection."""
+    async def _next(self, quietly: bool) -> str | bytes:
+        """Take the next message; wait until there is one, which is a checkpoint, or raise what ended the connection."""
+        if self._queue and not self._receiving:
+            await breathe()
+            if not self._queue:  # another task has taken it meanwhile
+                return await self._next(quietly)
+            return self._take()
         queue = self._begin_receiving()
         try:
             while not queue:
                 if self._state is not _OPEN:
-                    self._raise_at_end()
+                    self._raise_at_end(quietly)
                 await self._park()
         finally:
             self._receiving = False
+        return self._take()
 
     def _begin_receiving(self) -> deque[str | bytes]:
         """Become the one task that waits for messages; accepts the handshake if nothing did."""
@@ -274,20 +323,9 @@ class WebSocket(Connection):
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         return self
 
-    async def __anext__(self) -> str | bytes:
+    def __anext__(self) -> Awaitable[str | bytes]:
         """Receive the next message; end on a Close from the peer or from us, raise on any other end."""
-        if self._receiving or not self._queue:
-            try:
-                await self._wait_for_message()
-            except ConnectionClosed:
-                if self._fatal:
-                    raise
-                raise StopAsyncIteration from None
-            return self._take()
-        await breathe()
-        if not self._queue:
-            return await self.__anext__()
-        return self._take()
+        return self._next(quietly=True)
 
     def receive_chunks(self) -> MessageChunks:
         """Receive one message in pieces as they arrive: `async for chunk in ws.receive_chunks()`.
@@ -302,18 +340,20 @@ class WebSocket(Connection):
         if self._transport.queued:
             self._transport.flush()
         self._receiver = current_task()
-        return wait_task_rescheduled(self._stop_waiting)  # noqa: ASYNC105  the caller awaits it
+        return park(self._stop_waiting)
 
     def _stop_waiting(self, _: object) -> Abort:
         self._receiver = None
         return Abort.SUCCEEDED
 
-    def _raise_at_end(self) -> None:
+    def _raise_at_end(self, quietly: bool = False) -> None:
         if self._exhausted:
             if self._state is State.FAILED:
                 # The handler has answered what came before the failure; now our Close may leave.
                 self._happen(Event.LOCAL_CLOSE)
                 self._settle()
+            if quietly and (not self._fatal or (self._client_side is not None and self._client_side.ends_quietly)):
+                raise StopAsyncIteration
             raise self._why()
 
     def _why(self) -> ConnectionClosed:
@@ -434,9 +474,14 @@ class WebSocket(Connection):
     # -- ending --------------------------------------------------------------------------------------------
 
     @property
+    def is_opened(self) -> bool:
+        """Whether the opening handshake was completed; so it stays when the connection has ended."""
+        return self._opened
+
+    @property
     def closed(self) -> ConnectionClosed | None:
-        """What ended the connection, or None while it lives."""
-        return self._closed
+        """What ended the connection, or is about to, such as a full send buffer; None while it lives."""
+        return self._closed or self._pending_close
 
     async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close the connection: send what is queued and a Close frame, wait for the peer's (RFC 6455 §7.1.2).
@@ -449,14 +494,25 @@ class WebSocket(Connection):
             ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
         """
         close_payload(code, reason)
-        if self._state is State.CONNECTING:
-            self._refuse(403)
         try:
             self.close_nowait(code, reason)
             await self.wait_closed()
         except trio.Cancelled:
             self._cut(code, reason)
             raise
+
+    def close_nowait(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Begin to close; the first code wins. What was queued before leaves before the Close frame.
+
+        Before the handshake was answered it refuses it with 403.
+
+        Raises:
+            ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
+        """
+        if self._state is State.CONNECTING:
+            close_payload(code, reason)
+            self._refuse(403)
+        super().close_nowait(code, reason)
 
     async def wait_closed(self) -> ConnectionClosed:
         """Wait until the connection is over, and return what ended it."""
@@ -485,9 +541,10 @@ class WebSocket(Connection):
 
     def due(self, now: float) -> float:
         if self._state is State.CONNECTING:
-            if now < self._accept_by:
-                return self._accept_by
-            self._refuse(503, "The application did not answer in time.")
+            accept_by = self.began_at + self._limits.accept_timeout
+            if now < accept_by:
+                return accept_by
+            self._refuse(503, "The application did not answer in time.", why="accept_timeout")
         return super().due(now)
 
     # -- what Connection asks ------------------------------------------------------------------------------
@@ -499,7 +556,7 @@ class WebSocket(Connection):
             task = self._receiver
             if task is not None:
                 self._receiver = None
-                reschedule(task)
+                unpark(task)
         else:
             try:
                 self._app.on_message(self, message)
@@ -510,7 +567,7 @@ class WebSocket(Connection):
         task = self._receiver
         if task is not None and (self._queue or self._exhausted or self._streaming):
             self._receiver = None
-            reschedule(task)
+            unpark(task)
         if self._room is not None and (
             self._state is State.CLOSED
             or self._state is State.CLOSING
@@ -550,7 +607,7 @@ class WebSocket(Connection):
         """The application raised: log it, say 1011 and no more (RFC 6455 §7.4.1)."""
         _log.exception("%r: %s raised", self, where)
         if self._state is State.CONNECTING:
-            self._refuse(500)
+            self._refuse(500, why="error")
         else:
             self.close_nowait(CloseCode.INTERNAL_ERROR, "internal error")
 
@@ -577,15 +634,12 @@ class WebSocket(Connection):
             if not _only_says_closed(exc, self):
                 self._crash("the handler")
                 return
-        if self._state is State.CONNECTING:
-            self._refuse(403)
-        else:
-            self.close_nowait()
+        self.close_nowait()
 
     def shut_down(self) -> None:
         """Close because the server is going away: 1001, or 503 before the handshake was answered."""
         if self._state is State.CONNECTING:
-            self._refuse(503, "The server is shutting down.")
+            self._refuse(503, "The server is shutting down.", why="shutdown")
         else:
             self.close_nowait(CloseCode.GOING_AWAY, "server shutdown")
 
@@ -623,6 +677,16 @@ def _only_says_closed(exc: BaseException, ws: WebSocket) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(_only_says_closed(leaf, ws) for leaf in exc.exceptions)
     return isinstance(exc, ConnectionClosed) and exc.concerns(ws)
+
+
+class _ClientSide:
+    """What only a client's connection has."""
+
+    __slots__ = ("ends_quietly", "response")
+
+    def __init__(self, response: Answer, ends_quietly: bool) -> None:
+        self.response = response
+        self.ends_quietly = ends_quietly
 
 
 class _Ping:
