@@ -7,10 +7,15 @@ the tests of the lane itself run both ways whatever it says.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.redis_server import RedisServer, running_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FAST_LANE: Final = os.environ.get("RAWWS_FAST_LANE", "1") != "0"
 
@@ -30,3 +35,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def fast_lane() -> bool:
     """Whether servers and decoders are to use the fast lane."""
     return FAST_LANE
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for all tests that do not end it: each has its own prefix of keys."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import trio
+import trio.testing
 
 import rawws
-from rawws.exchange import Exchange, Home
+from rawws.exchange import Exchange, Home, answer_without_connection
 from rawws.site import Site
 from rawws.static_files import StaticFiles
 from rawws.transport import HIGH_WATER
@@ -19,7 +21,10 @@ from tests.memory_transport import MemoryTransport
 from tests.raw_client import KEY, echo, handshake
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from trio.testing import MockClock
 
     from rawws.http import Address
     from rawws.site import Handler
@@ -35,6 +40,8 @@ class Desk(Home):
     def __init__(self) -> None:
         self.told: list[str] = []
         self.websockets: list[rawws.WebSocket] = []
+        self.reasons: list[str] = []
+        self.tasks: list[Callable[[], Awaitable[None]]] = []
         self.closing = False
 
     def head_complete(self, exchange: Exchange) -> None:
@@ -47,6 +54,12 @@ class Desk(Home):
         if isinstance(app, rawws.Protocol):
             ws.start()
 
+    def run_soon(self, what: Callable[[], Awaitable[None]]) -> None:
+        self.tasks.append(what)
+
+    def refused(self, reason: str) -> None:
+        self.reasons.append(reason)
+
     def exchange_gone(self, exchange: Exchange) -> None:
         self.told.append("gone")
 
@@ -56,6 +69,21 @@ class Desk(Home):
     @property
     def is_closing(self) -> bool:
         return self.closing
+
+
+def test_the_interface_of_a_home_is_what_a_server_must_provide(rig: Rig) -> None:
+    home, exchange, ws = Home(), rig.exchange, cast("rawws.WebSocket", None)
+    for call in (
+        lambda: home.head_complete(exchange),
+        lambda: home.welcome(exchange, ws, rawws.EchoProtocol()),
+        lambda: home.run_soon(trio.lowlevel.checkpoint),
+        lambda: home.refused("origin"),
+        lambda: home.exchange_gone(exchange),
+        lambda: home.websocket_gone(ws),
+        lambda: home.is_closing,
+    ):
+        with pytest.raises(NotImplementedError):
+            call()
 
 
 @pytest.fixture
@@ -392,3 +420,142 @@ def test_the_key_of_a_client_is_in_no_answer(rig: Rig) -> None:
 def test_high_water_is_more_than_a_short_answer(rig: Rig) -> None:
     """The tests above rely on it: their big file is over it, a refusal far below."""
     assert BIG > HIGH_WATER > len(rig.ask(b"x\r\n\r\n"))
+
+
+async def slow_page(request: rawws.Request) -> rawws.Response:
+    """Waits as long as its query says, and answers as its path says."""
+    await trio.sleep(float(request.query or 0))
+    if request.path == "/error":
+        raise LookupError("a bug")
+    if request.path == "/refused":
+        raise rawws.HandshakeError(409, "Not now.", (("X-Kind", "tea"),))
+    return rawws.Response.text(200, f"the page, by {request.method}")
+
+
+class TestAsyncPages:
+    @pytest.fixture
+    def rig(self, folder: Path) -> Rig:
+        pages = dict.fromkeys(("/page", "/error", "/refused"), slow_page)
+        return Rig(Site({}, static=folder, pages=pages, limits=rawws.Limits(accept_timeout=7)))
+
+    @staticmethod
+    async def run(rig: Rig) -> bytes:
+        """Let the pages that were asked for answer."""
+        while rig.home.tasks:
+            await rig.home.tasks.pop(0)()
+        return rig.transport.take()
+
+    async def test_it_answers_in_a_task_and_nothing_is_read_meanwhile(self, rig: Rig) -> None:
+        assert rig.ask(ask("GET", "/page")) == b""
+        assert rig.transport.paused
+        answer = await self.run(rig)
+        assert status(answer) == 200
+        assert answer.endswith(b"the page, by GET\n")
+        assert not rig.transport.paused
+        assert status(rig.ask(GET)) == 200
+
+    async def test_what_was_asked_behind_it_is_answered_behind_it(self, rig: Rig) -> None:
+        assert rig.ask(ask("GET", "/page") + ask("HEAD", "/page") + ask("GET", "/nowhere")) == b""
+        rig.exchange.proceed(rig.transport.clock)  # asked or not, it is not its turn
+        assert rig.transport.take() == b""
+        answers = re.findall(rb"HTTP/1\.1 (\d{3}) ", await self.run(rig))
+        assert answers == [b"200", b"200", b"404"]
+
+    async def test_the_connection_ends_after_it_where_that_was_asked(self, rig: Rig) -> None:
+        rig.ask(ask("GET", "/page", "Connection: close"))
+        assert status(await self.run(rig)) == 200
+        assert rig.transport.closing_by is not None
+
+    async def test_what_it_raises_is_500_and_one_traceback(self, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+        rig.ask(ask("GET", "/error"))
+        answer = await self.run(rig)
+        assert status(answer) == 500
+        assert b"bug" not in answer
+        assert rig.home.reasons == ["error"]
+        assert [record.getMessage() for record in caplog.records] == ["192.0.2.1:4321: the answer to '/error' raised"]
+
+    async def test_it_may_refuse_in_its_own_words(self, rig: Rig) -> None:
+        rig.ask(ask("GET", "/refused"))
+        answer = await self.run(rig)
+        assert status(answer) == 409
+        assert b"X-Kind: tea\r\n" in answer
+
+    async def test_beyond_accept_timeout_it_is_503_and_cancelled(self, rig: Rig, autojump_clock: MockClock) -> None:
+        rig.ask(ask("GET", "/page?1000"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.home.tasks.pop())
+            await trio.testing.wait_all_tasks_blocked(0)
+            rig.transport.pass_time(6.9)
+            assert rig.transport.take() == b""
+            rig.transport.pass_time(0.2)
+        assert trio.current_time() < 1000
+        assert status(rig.transport.take()) == 503
+        assert rig.home.reasons == ["accept_timeout"]
+        rig.transport.pass_time(100)
+        assert rig.transport.take() == b""
+
+    async def test_it_is_cancelled_when_the_peer_is_gone(self, rig: Rig, autojump_clock: MockClock) -> None:
+        rig.ask(ask("GET", "/page?1000"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.home.tasks.pop())
+            await trio.testing.wait_all_tasks_blocked(0)
+            rig.transport.eof(ConnectionResetError())
+        assert trio.current_time() < 1000
+        assert rig.home.told[-1] == "gone"
+
+    async def test_an_answer_that_comes_too_late_is_dropped(self, rig: Rig) -> None:
+        rig.ask(ask("GET", "/page"))
+        rig.transport.pass_time(7)
+        assert status(rig.transport.take()) == 503
+        assert await self.run(rig) == b""
+
+    async def test_a_shutdown_waits_for_it(self, rig: Rig) -> None:
+        rig.ask(ask("GET", "/page"))
+        rig.home.closing = True
+        assert rig.exchange.shut_down()
+        answer = await self.run(rig)
+        assert status(answer) == 200
+        assert b"Connection: close\r\n" in answer
+
+    def test_requests_are_told_to_the_log_at_debug(self, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG, logger="rawws")
+        rig.ask(ask("GET", "/%20a%27"))
+        assert [record.getMessage() for record in caplog.records] == ['192.0.2.1:4321 GET "/ a\'" is answered with 404']
+
+
+class TestWithoutConnection:
+    """What a client is told for which no descriptor is left."""
+
+    @pytest.fixture
+    def site(self) -> Site:
+        def health(request: rawws.Request) -> rawws.Response:
+            return rawws.Response.text(200, "ok")
+
+        def fail(request: rawws.Request) -> rawws.Response:
+            raise OSError(24, "too many open files")
+
+        async def slow(request: rawws.Request) -> rawws.Response:
+            raise AssertionError("nobody can wait for it")
+
+        return Site(echo, pages={"/health": health, "/fails": fail, "/slow": slow})
+
+    @pytest.mark.parametrize(
+        ("sent", "answer"),
+        [
+            (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            (b"POST /health HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            (b"GET /fails HTTP/1.1\r\nHost: a\r\n\r\n", 503),
+            (b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", 503),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 503),
+            (b"GET /health HTTP/1.1\r\n", 503),
+            (b"", 503),
+            (handshake("/"), 503),
+            (b"\x16\x03\x01\x02\x00", 400),
+        ],
+    )
+    def test_pages_are_answered_and_everything_else_is_503(self, site: Site, sent: bytes, answer: int) -> None:
+        data = answer_without_connection(site, ("127.0.0.1", 4321), sent)
+        assert status(data) == answer
+        assert data.count(b"HTTP/1.1 ") == 1
+        assert b"\r\nConnection: close\r\n" in data

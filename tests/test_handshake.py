@@ -13,7 +13,9 @@ from rawws.errors import HandshakeError
 from rawws.handshake import (
     accept_headers,
     accept_value,
+    canonical_host,
     canonical_origin,
+    check_host,
     check_origin,
     check_upgrade,
     is_websocket_request,
@@ -389,9 +391,9 @@ def test_null_passes_only_when_it_is_listed() -> None:
         check_origin(request_from("null"), ["Null"])
 
 
-def test_an_absolute_target_replaces_the_host_for_the_origin() -> None:
-    # RFC 9112 §3.2.2
-    data = opening(LINES[0], b"GET http://b:81/ HTTP/1.1\r\nOrigin: http://b:81\r\n")
+def test_an_absolute_target_tells_the_host_where_there_is_no_field_for_it() -> None:
+    # RFC 9112 §3.2.2; with a Host field they have to be the same.
+    data = b"GET http://b:81/ HTTP/1.0\r\nOrigin: http://b:81\r\n\r\n"
     check_origin(read(data), None)
     with pytest.raises(HandshakeError):
         check_origin(read(data.replace(b"Origin: http://b:81", b"Origin: http://a")), None)
@@ -423,6 +425,66 @@ def test_an_origin_has_one_canonical_spelling(origin: str, canonical: str) -> No
 def test_what_is_no_origin_is_a_value_error(origin: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):
         canonical_origin(origin)
+
+
+@pytest.mark.parametrize(
+    ("host", "canonical"),
+    [("Example.COM", "example.com"), ("example.com:080", "example.com:80"), ("[::A]", "[::a]"), ("a:", "a")],
+)
+def test_a_host_has_one_canonical_spelling(host: str, canonical: str) -> None:
+    assert canonical_host(host) == canonical
+
+
+@pytest.mark.parametrize("host", ["", "*", "http://a", "a/", "a b", "a:b", "a:70000", "user@a", "::1"])
+def test_what_is_no_host_is_a_value_error(host: str) -> None:
+    with pytest.raises(ValueError, match="not a host"):
+        canonical_host(host)
+
+
+HOSTS = ["example.com", "localhost:8000", "[::1]", "plain.example:80", "secure.example:443"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.com",
+        "EXAMPLE.com:9",
+        "localhost:8000",
+        "[::1]:1",
+        "plain.example",
+        "plain.example:80",
+        "secure.example",
+    ],
+)
+def test_a_listed_host_is_served(host: str) -> None:
+    check_host(request_from(None, host), HOSTS)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "example.com.",
+        "www.example.com",
+        "localhost",
+        "localhost:80000",
+        "localhost:800",
+        "plain.example:443",
+        "a b",
+    ],
+)
+def test_another_host_is_refused_with_421(host: str) -> None:
+    with pytest.raises(HandshakeError) as caught:
+        check_host(request_from(None, host), HOSTS)
+    assert caught.value.status == 421
+
+
+def test_an_absolute_target_replaces_the_host() -> None:
+    # RFC 9112 §3.2.2
+    request = read(b"GET http://b:81/ HTTP/1.0\r\n\r\n")
+    check_host(request, ["b:81"])
+    with pytest.raises(HandshakeError):
+        check_host(request, ["a"])
 
 
 # Properties

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -956,6 +958,28 @@ class TestRun:
         assert ended == [b"\x88\x11\x03\xe9server shutdown", b""][:signals]
         assert signal.getsignal(signal.SIGTERM) is before
 
+    def test_a_lifespan_is_entered_before_the_server_listens_and_left_after_it_has_ended(self) -> None:
+        steps: list[str] = []
+
+        @asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            steps.append("entered")
+            yield
+            steps.append("left")
+
+        def on_start(server: rawws.Server) -> None:
+            steps.append("listens")
+            trio.lowlevel.spawn_system_task(server.shutdown)
+
+        rawws.run(echo, "127.0.0.1", 0, on_start=on_start, lifespan=lifespan())
+        assert steps == ["entered", "listens", "left"]
+        thread = threading.Thread(
+            target=partial(rawws.run, echo, "127.0.0.1", 0, on_start=on_start, lifespan=lifespan())
+        )
+        thread.start()
+        thread.join(10)
+        assert steps == ["entered", "listens", "left"] * 2
+
     def test_without_on_start_it_runs_as_well(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             port = sock.getsockname()[1]
@@ -1063,3 +1087,23 @@ async def test_a_thousand_connections_come_and_go_and_nothing_is_left() -> None:
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert server.websockets == frozenset()
         assert (server._exchanges, server._pending, server._running_handlers) == (set(), {}, 0)
+
+
+@pytest.mark.parametrize("path", ["/", "/task"])
+async def test_a_connection_that_ended_is_freed_without_the_collector(path: str) -> None:
+    async with serving({"/": Recorder(), "/task": echo}) as server:
+        freed: list[str] = []
+        gc.collect()
+        gc.disable()
+        try:
+            async with connected(server) as client:
+                await client.open(path)
+                (ws,) = server.websockets
+                weakref.finalize(ws, freed.append, "websocket")
+                del ws
+                await client.send(CLOSE_1000)
+                await client.ended()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert freed == ["websocket"]
+        finally:
+            gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import rawws
 from rawws.errors import HandshakeError
 from rawws.http import Headers
-from rawws.site import Site, health, remote_host
+from rawws.site import Site, for_this_machine, remote_host
 from rawws.static_files import StaticFiles
 from tests.raw_client import echo
 
@@ -19,8 +20,22 @@ if TYPE_CHECKING:
     from rawws.http import Address
 
 
-def request(path: str, method: str = "GET", client: Address = None) -> rawws.Request:
-    return rawws.Request(method, path, path, "", Headers(), client=client)
+def request(path: str, method: str = "GET", client: Address = None, *fields: tuple[str, str]) -> rawws.Request:
+    return rawws.Request(method, path, path, "", Headers(fields), client=client)
+
+
+def page(request: rawws.Request) -> rawws.Response:
+    return rawws.Response.text(200, "the page")
+
+
+async def async_page(request: rawws.Request) -> rawws.Response:
+    return page(request)
+
+
+def answer(site: Site, request: rawws.Request) -> rawws.Response:
+    response = site.respond(request)
+    assert isinstance(response, rawws.Response)
+    return response
 
 
 class TestChecks:
@@ -34,7 +49,7 @@ class TestChecks:
         with pytest.raises(ValueError, match="begins with a slash"):
             Site({path: echo})
         with pytest.raises(ValueError, match="begins with a slash"):
-            Site({}, pages={path: health})
+            Site({}, pages={path: page})
 
     def test_a_page_is_a_function(self) -> None:
         with pytest.raises(TypeError, match="a page is"):
@@ -84,12 +99,11 @@ class TestRouting:
     def test_pages_come_before_files_and_files_before_the_hint_at_a_websocket(self, tmp_path: Path) -> None:
         for name in ("page", "file"):
             (tmp_path / name).write_text(name)
-        page = rawws.Response.text(200, "the page")
-        site = Site(echo, static=StaticFiles.load(tmp_path), pages={"/page": lambda request: page})
-        assert site.respond(request("/page")) is page
-        assert site.respond(request("/page", "HEAD")) is page
-        assert site.respond(request("/file")).body == b"file"
-        assert site.respond(request("/ws")).status == 426
+        site = Site(echo, static=StaticFiles.load(tmp_path), pages={"/page": page})
+        assert answer(site, request("/page")).body == b"the page\n"
+        assert answer(site, request("/page", "HEAD")).body == b"the page\n"
+        assert answer(site, request("/file")).body == b"file"
+        assert answer(site, request("/ws")).status == 426
         with pytest.raises(HandshakeError) as caught:
             site.respond(request("/page", "PUT"))
         assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
@@ -98,7 +112,34 @@ class TestRouting:
         assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET"),))
 
     def test_where_there_is_nothing_is_404(self) -> None:
-        assert Site({}).respond(request("/")).status == 404
+        assert answer(Site({}), request("/")).status == 404
+
+    def test_further_pages_come_behind_those_of_the_site_itself(self) -> None:
+        site = Site({}, pages={"/page": page})
+        more = site.with_pages({"/page": async_page, "/more": page})
+        assert answer(more, request("/page")).status == answer(more, request("/more")).status == 200
+        assert answer(site, request("/more")).status == 404
+
+
+class TestHosts:
+    def test_hosts_are_a_collection_of_hosts(self) -> None:
+        assert Site(echo).hosts is None
+        assert Site(echo, hosts=["Example.com", "LOCALHOST:8000"]).hosts == {"example.com", "localhost:8000"}
+        with pytest.raises(ValueError, match="a collection of hosts"):
+            Site(echo, hosts="example.com")
+        for wrong in ("http://example.com", "example.com/", "*", "", "a:b"):
+            with pytest.raises(ValueError, match="not a host"):
+                Site(echo, hosts=[wrong])
+
+    def test_without_a_list_every_host_is_served(self) -> None:
+        Site(echo).check(request("/", "GET", None, ("Host", "rebound.example")))
+
+    def test_others_than_those_listed_are_misdirected(self) -> None:
+        site = Site(echo, hosts=["example.com"])
+        site.check(request("/", "GET", None, ("Host", "example.com:8000")))
+        with pytest.raises(HandshakeError) as caught:
+            site.check(request("/", "GET", None, ("Host", "rebound.example")))
+        assert caught.value.status == 421
 
 
 @pytest.mark.parametrize(
@@ -117,7 +158,23 @@ class TestRouting:
         (("a.name", 1), "a.name"),
     ],
 )
-def test_health_is_told_to_this_machine_alone(client: Address, host: str | None) -> None:
+async def test_a_page_for_this_machine_is_nothing_to_others(client: Address, host: str | None) -> None:
     assert remote_host(client) == host
-    response = health(request("/health", client=client))
-    assert (response.status, response.body) == ((200, b"ok\n") if host is None else (404, b"There is nothing here.\n"))
+    asked = request("/", "GET", client)
+    response = for_this_machine(page)(asked)
+    assert isinstance(response, rawws.Response)
+    later = for_this_machine(async_page)(asked)
+    assert isawaitable(later)
+    expected = (200, b"the page\n") if host is None else (404, b"There is nothing here.\n")
+    for told in (response, await later):
+        assert (told.status, told.body) == expected
+
+
+@pytest.mark.parametrize("field", ["X-Forwarded-For", "forwarded", "X-Real-IP", "Via"])
+async def test_a_page_for_this_machine_is_nothing_to_whom_a_proxy_speaks_for(field: str) -> None:
+    asked = request("/", "GET", ("127.0.0.1", 1), (field, "127.0.0.1"))
+    response = for_this_machine(page)(asked)
+    later = for_this_machine(async_page)(asked)
+    assert isinstance(response, rawws.Response)
+    assert isawaitable(later)
+    assert response.status == (await later).status == 404

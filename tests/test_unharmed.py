@@ -211,7 +211,9 @@ async def test_a_hundred_healthy_clients_see_nothing_of_what_a_bad_one_does(capl
             async with connected(server) as client:
                 await attack(client)
             await healthy.wait_for_another_echo_of_each()
-            lines[name] = [record.getMessage() for record in caplog.records[heard:]]
+            # But for the line that every connection has in its end, which may come when the next one is here already.
+            said = [record for record in caplog.records[heard:] if not hasattr(record, "rawws")]
+            lines[name] = [record.getMessage() for record in said]
         grown = memory("VmHWM") - before
         async with connected(server) as client:
             await client.open("/protocol")
@@ -219,6 +221,7 @@ async def test_a_hundred_healthy_clients_see_nothing_of_what_a_bad_one_does(capl
             assert await client.frame() == (TEXT, b"still there")
         nursery.cancel_scope.cancel()
     assert {name: said for name, said in lines.items() if len(said) > 1} == {}
-    assert all(line.isascii() and line.isprintable() for said in lines.values() for line in said)
-    assert KEY.decode() not in "".join(record.getMessage() for record in caplog.records)
+    everything = [record.getMessage() for record in caplog.records]
+    assert all(line.isascii() and line.isprintable() for line in everything)
+    assert KEY.decode() not in "".join(everything)
     assert grown < 64 * MIB, f"{grown / MIB:.0f} MiB in {os.getpid()}"

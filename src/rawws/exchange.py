@@ -3,8 +3,8 @@
 Rules: a request is answered before the next one is looked at; nothing is read while an answer does not leave;
 a refusal is one short answer and the end of the connection. Every wait has a deadline: `head_timeout` from the
 connection's beginning, and from each answer, to the next complete head; the transport's own for a peer that
-takes no byte; `accept_timeout` belongs to the WebSocket that a handshake becomes. It decides nothing itself: the
-reader knows HTTP, `handshake.py` the Upgrade, the site what is where.
+takes no byte; `accept_timeout` for an async page, and for the WebSocket that a handshake becomes. It decides
+nothing itself: the reader knows HTTP, `handshake.py` the Upgrade, the site what is where.
 
 Cost: what the reader costs; a timer for each answer. What goes wrong is at most one line in the log.
 """
@@ -13,29 +13,45 @@ from __future__ import annotations
 
 import logging
 from email.utils import formatdate
+from functools import partial
+from inspect import iscoroutinefunction
 from math import inf
 from typing import TYPE_CHECKING, Final, final
+
+import trio
 
 from .deflate import negotiate
 from .errors import HandshakeError
 from .handshake import accept_headers, check_origin, check_upgrade, is_websocket_request
 from .http import RequestReader, Response, reason_phrase
+from .logs import escape, peer_name
 from .protocol import Protocol
 from .transport import HIGH_WATER, Receiver
 from .websocket import Handshake, WebSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .deflate import DeflateOptions, DeflateParameters
     from .http import Address, Request
     from .site import Handler, Site
     from .transport import Transport
 
-__all__ = ["Exchange", "Home"]
+__all__ = ["Exchange", "Home", "answer_without_connection"]
 
 _log = logging.getLogger("rawws")
 
+_REASONS: Final = {
+    403: "origin",
+    404: "not_found",
+    405: "method",
+    408: "head_timeout",
+    421: "host",
+    426: "version",
+    500: "error",
+    503: "shutdown",
+}
+"""Why a request is refused, where nothing else is said; every other status is for a head that cannot be served."""
 _REFUSAL_SECONDS: Final = 1.0
 """Time that a refused client has to read why; a crowd of them must not hold the descriptors that are short."""
 
@@ -51,6 +67,14 @@ class Home:
 
     def welcome(self, exchange: Exchange, ws: WebSocket, app: Protocol | Handler) -> None:
         """Take over what an exchange became, and let its application answer the handshake."""
+        raise NotImplementedError
+
+    def run_soon(self, what: Callable[[], Awaitable[None]]) -> None:
+        """Run an async function in a task that a shutdown cancels in the end."""
+        raise NotImplementedError
+
+    def refused(self, reason: str) -> None:
+        """Learn that a request was refused, and why, in one word of `metrics.py`."""
         raise NotImplementedError
 
     def exchange_gone(self, exchange: Exchange) -> None:
@@ -115,7 +139,18 @@ class Exchange(Receiver):
         client: the peer's address.
     """
 
-    __slots__ = ("_head_by", "_home", "_linger", "_over", "_paused", "_reader", "_site", "_transport", "client")
+    __slots__ = (
+        "_head_by",
+        "_home",
+        "_linger",
+        "_over",
+        "_page",
+        "_paused",
+        "_reader",
+        "_site",
+        "_transport",
+        "client",
+    )
 
     def __init__(self, site: Site, home: Home, transport: Transport, client: Address, *, secure: bool) -> None:
         self._site = site
@@ -125,20 +160,30 @@ class Exchange(Receiver):
         self._over = False  # the last answer has been written, or the connection is a WebSocket, or it has ended
         self._paused = False
         self._linger = 0.0  # seconds that the end of the connection may take, once the last answer is leaving
+        self._page: trio.CancelScope | None = None  # around the page that makes the answer, while one does
         self.client = client
         self._head_by = transport.now() + site.limits.head_timeout
         transport.wake_at(self._head_by)
 
-    def refuse(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Answer with a status and end the connection; when its last answer has been given, do nothing."""
+    def refuse(
+        self, status: int, message: str, headers: tuple[tuple[str, str], ...] = (), reason: str | None = None
+    ) -> None:
+        """Answer with a status and end the connection; when its last answer has been given, do nothing.
+
+        Args:
+            reason: why, in one word of `metrics.py`, where the status does not say it.
+        """
         if not self._over:
-            _log.info("%s is refused with %d: %s", _name(self.client), status, message)
+            self._home.refused(reason or _REASONS.get(status, "malformed"))
+            _log.info("%s is refused with %d: %s", peer_name(self.client), status, message)
             response = Response.text(status, message, headers)
             self._transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
             self._finish(_REFUSAL_SECONDS)
 
     def shut_down(self) -> bool:
         """Close because the server is going away; whether that should be waited for, as an answer is leaving."""
+        if self._page is not None:
+            return True
         if self._reader.idle:
             leaving = self._transport.queued > 0
             self._finish(_REFUSAL_SECONDS)
@@ -154,7 +199,7 @@ class Exchange(Receiver):
             self._advance(now)
 
     def proceed(self, now: float) -> None:
-        if self._paused and not self._over:
+        if self._paused and not self._over and self._page is None:
             self._paused = False
             self._transport.resume()
             self._advance(now)
@@ -167,7 +212,10 @@ class Exchange(Receiver):
 
     def due(self, now: float) -> float:
         if not self._over and now >= self._head_by:
-            if self._transport.queued:
+            if self._page is not None:
+                self._page.cancel()
+                self.refuse(503, "The answer took too long.", reason="accept_timeout")
+            elif self._transport.queued:
                 # The last answer is still leaving, and `stalled` watches over that.
                 self._head_by = now + self._site.limits.head_timeout
             elif self._reader.idle:
@@ -181,6 +229,8 @@ class Exchange(Receiver):
 
     def eof(self, error: Exception | None) -> None:
         self._over = True
+        if self._page is not None:
+            self._page.cancel()
         self._home.exchange_gone(self)
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -188,40 +238,90 @@ class Exchange(Receiver):
     def _advance(self, now: float) -> None:
         """Answer the requests that have arrived, as far as the peer takes the answers and our time goes."""
         reader = self._reader
-        transport = self._transport
         while not self._over:
             try:
                 request = reader.next_request()
                 if request is None:
                     return
                 self._home.head_complete(self)
+                self._site.check(request)
                 if self._upgrade(request):
                     return
                 response = self._respond(request)
             except HandshakeError as exc:
                 self.refuse(exc.status, exc.message, exc.headers)
                 return
-            transport.write(reader.respond(response, close=self._home.is_closing, date=formatdate(usegmt=True)))
-            if not reader.keep_alive:
-                self._finish(self._site.limits.close_timeout)
+            if not isinstance(response, Response):
+                self._await(response, request, now)
                 return
-            self._head_by = now + self._site.limits.head_timeout
-            if self._is_behind():
-                self._pause()  # `drained` goes on
-                return
-            if reader.buffered and transport.expired():
-                self._pause()
-                transport.schedule()
+            self._log_answer(request, response)
+            if not self._write(response, now):
                 return
 
-    def _respond(self, request: Request) -> Response:
+    def _respond(self, request: Request) -> Response | Awaitable[Response]:
         try:
             return self._site.respond(request)
         except HandshakeError:
             raise
         except Exception:
-            _log.exception("%s: the answer to %a raised", _name(self.client), request.path)
-            raise HandshakeError(500, "The server failed to answer.") from None
+            raise self._page_failed(request) from None
+
+    def _page_failed(self, request: Request) -> HandshakeError:
+        _log.exception("%s: the answer to %s raised", peer_name(self.client), escape(request.path))
+        return HandshakeError(500, "The server failed to answer.")
+
+    def _await(self, response: Awaitable[Response], request: Request, now: float) -> None:
+        """Have a page answer in a task; until then nothing is read, and `due` watches the time."""
+        self._pause()
+        self._page = trio.CancelScope()
+        self._head_by = now + self._site.limits.accept_timeout
+        self._transport.wake_at(self._head_by)
+        self._home.run_soon(partial(self._run_page, self._page, response, request))
+
+    async def _run_page(self, scope: trio.CancelScope, response: Awaitable[Response], request: Request) -> None:
+        answer: Response | HandshakeError | None = None
+        with scope:
+            try:
+                answer = await response
+            except HandshakeError as exc:
+                answer = exc
+            except Exception:
+                answer = self._page_failed(request)
+        self._page = None
+        if answer is None or self._over:
+            return
+        if isinstance(answer, HandshakeError):
+            self.refuse(answer.status, answer.message, answer.headers)
+            return
+        self._log_answer(request, answer)
+        now = self._transport.now()
+        self._paused = False
+        self._transport.resume()
+        if self._write(answer, now):
+            self._advance(now)
+
+    def _log_answer(self, request: Request, response: Response) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            name, path = peer_name(self.client), escape(request.path)
+            _log.debug("%s %s %s is answered with %d", name, request.method, path, response.status)
+
+    def _write(self, response: Response, now: float) -> bool:
+        """Write an answer; whether the next request may be looked at now."""
+        reader = self._reader
+        transport = self._transport
+        transport.write(reader.respond(response, close=self._home.is_closing, date=formatdate(usegmt=True)))
+        if not reader.keep_alive:
+            self._finish(self._site.limits.close_timeout)
+            return False
+        self._head_by = now + self._site.limits.head_timeout
+        if self._is_behind():
+            self._pause()  # `drained` goes on
+            return False
+        if reader.buffered and transport.expired():
+            self._pause()
+            transport.schedule()
+            return False
+        return True
 
     def _upgrade(self, request: Request) -> bool:
         """Turn the connection into a WebSocket if that is what the request asks for."""
@@ -275,9 +375,23 @@ class Exchange(Receiver):
             self._transport.close(self._transport.now() + linger)
 
 
-def _name(client: Address) -> str:
-    """Return a peer's address for a log line."""
-    if isinstance(client, tuple):
-        host, port = client
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return ascii(client) if client else "a client"
+def answer_without_connection(site: Site, client: Address, data: bytes) -> bytes:
+    """Answer a client for which no descriptor is left, whatever it has sent: a page such as /health, or 503.
+
+    Pages that have to be waited for are not among them.
+    """
+    reader = RequestReader(site.limits, client)
+    reader.feed(data)
+    response = Response.text(503, "The server is out of descriptors.")
+    try:
+        request = reader.next_request()
+        page = site.find_page(request.path) if request is not None else None
+        if request is not None and page is not None and not iscoroutinefunction(page):
+            answer = site.respond(request)
+            if isinstance(answer, Response):
+                response = answer
+    except HandshakeError as exc:
+        response = Response.text(exc.status, exc.message, exc.headers)
+    except Exception:
+        _log.exception("%s: the answer of a page raised", peer_name(client))
+    return reader.respond(response, close=True, date=formatdate(usegmt=True))

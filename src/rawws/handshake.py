@@ -1,10 +1,10 @@
 """The opening handshake of RFC 6455 §4.2: from a request to the header fields of its 101, without I/O.
 
 Facts: `check_upgrade` decides by the RFC whether a request opens a WebSocket, `check_origin` by the
-same-origin rule whether its page may, `accept_headers` makes the answer. Field values are latin-1 text of the
-peer until they have matched a pattern of ASCII, and nothing here quotes them. A field that must not be
-repeated needs no counting: repeated fields arrive joined by ", ", and no legal value of such a field has a
-comma.
+same-origin rule whether its page may, `check_host` whether it asks this server at all, `accept_headers`
+makes the answer. Field values are latin-1 text of the peer until they have matched a pattern of ASCII, and
+nothing here quotes them. A field that must not be repeated needs no counting: repeated fields arrive
+joined by ", ", and no legal value of such a field has a comma.
 
 Cost: a few dictionary look-ups and one SHA-1. This module knows no sockets, clocks or routes; `deflate.py`
 knows what extension offers mean.
@@ -29,7 +29,9 @@ __all__ = [
     "WEBSOCKET_VERSION",
     "accept_headers",
     "accept_value",
+    "canonical_host",
     "canonical_origin",
+    "check_host",
     "check_origin",
     "check_upgrade",
     "is_websocket_request",
@@ -123,6 +125,42 @@ def canonical_origin(origin: str) -> str:
         raise ValueError("not an origin: it should look like https://example.com or http://localhost:8000")
     scheme, host, port = parts
     return f"{scheme}://{host}" if port == _DEFAULT_PORTS.get(scheme) else f"{scheme}://{host}:{port}"
+
+
+def canonical_host(host: str) -> str:
+    """Return a host, or host and port, in the one spelling that `check_host` compares: lower case.
+
+    Raises:
+        ValueError: this is neither.
+    """
+    parts = parse_authority(host)
+    if parts is None:
+        raise ValueError("not a host: it should look like example.com, localhost:8000 or [::1]")
+    name, port = parts
+    return name if port is None else f"{name}:{port}"
+
+
+def check_host(request: Request, hosts: Collection[str]) -> None:
+    """Refuse a request for a host that is not served here, such as a stranger's name that was pointed at us.
+
+    A page whose own name is made to lead here (DNS rebinding) is same-origin with itself, so that its Origin proves
+    nothing; its Host gives it away.
+
+    Args:
+        request: any request.
+        hosts: what is served, spelt as by `canonical_host`; without a port a host is served on every port.
+
+    Raises:
+        HandshakeError: 421 (RFC 9110 §15.5.20).
+    """
+    parts = parse_authority(request.host)
+    if parts is not None:
+        name, port = parts
+        # A proxy may have ended TLS before us, so that either default port may be meant where none is said.
+        ports = _DEFAULT_PORTS.values() if port is None else (port,)
+        if name in hosts or any(f"{name}:{port}" in hosts for port in ports):
+            return
+    raise HandshakeError(421, "This host is not served here.")
 
 
 def check_origin(request: Request, origins: Collection[str] | None) -> None:

@@ -15,27 +15,32 @@ Cost: a few dictionary entries a connection. It installs no signal handlers; `ru
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, final
 
 import trio
 
-from .exchange import Exchange, Home
-from .http import RequestReader, Response
+from .admin import admin_pages, open_admin_listeners
+from .exchange import Exchange, Home, answer_without_connection
+from .lag import Lag
+from .logs import log_connection
+from .metrics import Counters
 from .protocol import Protocol
 from .reactor import Reactor, is_supported
-from .site import Site, remote_host
-from .stream import StreamTransport
+from .site import Site, for_this_machine, remote_host
+from .stream import LAST_STEPS, StreamTransport
 
 if TYPE_CHECKING:
-    import os
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from .admin import AdminAddress
     from .deflate import DeflateOptions
     from .http import Address
     from .limits import Limits
@@ -44,14 +49,18 @@ if TYPE_CHECKING:
     from .transport import Receiver, Transport
     from .websocket import WebSocket
 
-__all__ = ["Options", "Server", "open_listeners", "run", "serve", "serve_listeners", "serve_stream"]
+__all__ = ["Options", "Server", "open_listeners", "run", "secured", "serve", "serve_listeners", "serve_stream"]
 
 _log = logging.getLogger("rawws")
 
 _BACKLOG: Final = 4096
 """Connections that the kernel keeps for a listener until they are accepted."""
-_LAST_STEPS: Final = 8
-"""Steps that the task of a stream may make to get a last Close frame out; TLS over a socket takes two."""
+_DRAIN_SECONDS: Final = 2.0
+"""Time that those who have connected have to ask, and to be answered, after the server stopped listening."""
+_DRAIN_LOOK_SECONDS: Final = 0.05
+"""How often a server that drains looks whether they are."""
+_BEAT_SECONDS: Final = 1.0
+"""Time between two looks at the delay of the event loop, where no reactor sees it."""
 _SAME_PORT_TRIES: Final = 8
 """How often a free port is looked for that is free on every address of a name."""
 
@@ -62,9 +71,13 @@ class Options(TypedDict, total=False):
     static: StaticFiles | str | os.PathLike[str] | None
     """A folder whose files are served on plain GET; read to memory once. Default: none."""
     pages: Mapping[str, Page] | None
-    """Further answers to plain GET and HEAD, by path: functions of the request, which must not block."""
+    """Further answers to plain GET and HEAD, by path: functions of the request, which must not block, or async
+    functions of it, which have `accept_timeout`."""
     origins: Collection[str] | None
     """Origins whose pages may connect; None (default): the server's own; `"*"`: all."""
+    hosts: Collection[str] | None
+    """Hosts that are served, as clients name them: `example.com` on every port, `localhost:8000` on one; requests for
+    others get 421, which stops pages whose name is made to lead here (DNS rebinding). None (default): all."""
     limits: Limits | None
     """The bounds of each connection and of the server; None (default): `Limits()`."""
     compression: DeflateOptions | bool
@@ -79,10 +92,18 @@ class Server(Home):
 
     Attributes:
         addresses: what it listens on, as the sockets say: `(host, port)` for TCP, a path for a Unix socket.
+        admin_addresses: where `/health` and `/metrics` are, if they have an address of their own.
+        counters: what it has counted; `rawws.metrics.collect` makes the most of them.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, admin: AdminAddress | bool = False) -> None:
+        self._admin: AdminAddress | None = None
+        if admin is True:
+            site = site.with_pages({path: for_this_machine(page) for path, page in admin_pages(self).items()})
+        elif admin is not False:
+            self._admin = admin
         self._site = site
+        self._lag = Lag()
         self._closing = False
         self._idle = trio.Event()
         self._finished = trio.Event()
@@ -96,7 +117,10 @@ class Server(Home):
         self._leaving: set[Exchange] = set()  # those that a shutdown waits for
         self._by_host: dict[str, int] = {}
         self._running_handlers = 0
+        self._accepting = trio.CancelScope()  # streams, by tasks of Trio's
         self.addresses: list[Address] = []
+        self.admin_addresses: list[Address] = []
+        self.counters = Counters()
 
     # -- what a user sees --------------------------------------------------------------------------------------
 
@@ -104,6 +128,43 @@ class Server(Home):
     def websockets(self) -> frozenset[WebSocket]:
         """The WebSocket connections that are open or opening."""
         return frozenset(self._websockets)
+
+    @property
+    def plain_connections(self) -> int:
+        """The number of connections that speak HTTP, or have said nothing yet."""
+        return len(self._exchanges)
+
+    @property
+    def running_handlers(self) -> int:
+        """The number of async handlers that run."""
+        return self._running_handlers
+
+    @property
+    def lag(self) -> float:
+        """The longest delay of the event loop in the last minute or two, in seconds."""
+        lag = self._reactor.lag if self._reactor is not None else self._lag
+        return lag.longest(trio.current_time())
+
+    @property
+    def busy_seconds(self) -> float:
+        """The time that the reactor has spent on its sockets; 0 where there is none."""
+        return self._reactor.busy_seconds if self._reactor is not None else 0.0
+
+    async def drain(self) -> None:
+        """Stop listening; return when everybody who had connected has an answer, after two seconds at the latest.
+
+        For one of several processes that share a listening socket: what waits in its queue goes to the others. The
+        connections stay open; `shutdown` closes them. A cancelled call has stopped listening.
+        """
+        if self._reactor is not None:
+            self._reactor.stop_listening()
+        self._accepting.cancel()
+        with trio.move_on_after(_DRAIN_SECONDS):
+            while True:
+                # First of all: a stream that was accepted is counted when its task runs.
+                await trio.sleep(_DRAIN_LOOK_SECONDS)
+                if not self._pending and all(ws.is_opened or ws.closed for ws in self._websockets):
+                    break
 
     async def shutdown(self) -> None:
         """Close in order: refuse new handshakes with 503, say 1001 to all, wait, then cut what is left.
@@ -130,17 +191,33 @@ class Server(Home):
 
     async def run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], object]) -> None:
         """Serve listeners, and close them, until `shutdown` has ended or this is cancelled."""
+        own: list[trio.SocketListener] = []
         try:
-            await _without_group(partial(self._run, listeners, started))
+            if self._admin is not None:
+                own = await open_admin_listeners(self._admin)
+                self.admin_addresses = [_address_of(listener.socket.getsockname()) for listener in own]
+            await _without_group(partial(self._run, listeners, own, started))
         finally:
             with trio.CancelScope(shield=True):
-                for listener in listeners:
+                for listener in (*listeners, *own):
                     await trio.aclose_forcefully(listener)
+            for address in self.admin_addresses:
+                if isinstance(address, str):
+                    with suppress(OSError):  # somebody has removed it
+                        os.unlink(address)
             self._ended.set()
 
-    async def _run(self, listeners: Sequence[trio.abc.Listener[Any]], started: Callable[[Server], object]) -> None:
+    async def _run(
+        self,
+        listeners: Sequence[trio.abc.Listener[Any]],
+        own: Sequence[trio.abc.Listener[Any]],
+        started: Callable[[Server], object],
+    ) -> None:
         async with trio.open_nursery() as handlers, self._outlive(handlers):
             await self._listen(listeners)
+            if own:
+                admin = Server(Site({}, pages=admin_pages(self), limits=self._site.limits))
+                handlers.start_soon(admin.run, own, _nothing)
             started(self)
             await self._finished.wait()
             handlers.cancel_scope.cancel()
@@ -197,17 +274,17 @@ class Server(Home):
                     await self._drivers.start(self._reactor.run)
                 # A duplicate, so that the listener stays what its owner knows it as until the end.
                 copy = socket.fromfd(listener.socket.fileno(), listener.socket.family, listener.socket.type)
-                refusal = RequestReader(limits).respond(Response.text(503, "The server is out of descriptors."))
-                self._reactor.listen(copy, self._greet, refusal)
+                self._reactor.listen(copy, self._greet, self._refuse)
             else:
                 others.append(listener)
         if others:
-            await self._drivers.start(
-                partial(trio.serve_listeners, handler_nursery=self._drivers), self._serve_stream, others
-            )
+            await self._drivers.start(self._accept_streams, others)
+            if self._reactor is None:
+                self._drivers.start_soon(self._beat)
 
     def _greet(self, transport: Transport, address: object, *, secure: bool = False) -> Receiver:
         """Take a new connection: its HTTP side, which may be all of it."""
+        self.counters.accepted += 1
         client = _address_of(address)
         exchange = Exchange(self._site, self, transport, client, secure=secure)
         self._exchanges.add(exchange)
@@ -217,17 +294,45 @@ class Server(Home):
         limits = self._site.limits
         connections = len(self._exchanges) + len(self._websockets)
         if connections > limits.max_connections + limits.max_pending_handshakes:
+            self.counters.refuse("max_connections")
             transport.abort()  # there are too many to tell each of them
         elif connections > limits.max_connections:
-            exchange.refuse(503, "The server has too many connections.")
+            exchange.refuse(503, "The server has too many connections.", reason="max_connections")
         elif host is not None and self._by_host[host] > limits.max_connections_per_address:
-            exchange.refuse(503, "There are too many connections from this address.")
+            exchange.refuse(
+                503, "There are too many connections from this address.", reason="max_connections_per_address"
+            )
         else:
             self._pending[exchange] = None
             if len(self._pending) > limits.max_pending_handshakes:
                 oldest = next(iter(self._pending))
-                oldest.refuse(503, "The server has too many connections that have not asked for anything.")
+                oldest.refuse(
+                    503,
+                    "The server has too many connections that have not asked for anything.",
+                    reason="max_pending_handshakes",
+                )
         return exchange
+
+    def _refuse(self, address: object, data: bytes) -> bytes:
+        """Answer a client for which no descriptor is left."""
+        self.counters.refuse("descriptors")
+        return answer_without_connection(self._site, _address_of(address), data)
+
+    async def _beat(self) -> None:
+        """Measure the delay of the event loop where no reactor does."""
+        while True:
+            due = trio.current_time() + _BEAT_SECONDS
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            self._lag.note(now - due, now)
+
+    async def _accept_streams(
+        self, listeners: list[trio.abc.Listener[Any]], task_status: trio.TaskStatus[object]
+    ) -> None:
+        with self._accepting:
+            await trio.serve_listeners(
+                self._serve_stream, listeners, handler_nursery=self._drivers, task_status=task_status
+            )
 
     async def _serve_stream(self, stream: trio.abc.Stream, done: trio.Event | None = None) -> None:
         """Serve one stream; a TLS handshake happens in its first read, and under the deadline of the first head."""
@@ -254,7 +359,7 @@ class Server(Home):
             ws.shut_down()
         with trio.CancelScope(shield=True):
             # The drivers of streams write from tasks of their own: let these run, but wait for no peer.
-            for _ in range(_LAST_STEPS):
+            for _ in range(LAST_STEPS):
                 if any(ws.send_buffer for ws in left):
                     await trio.lowlevel.checkpoint()
         for ws in left:
@@ -286,6 +391,13 @@ class Server(Home):
             self._running_handlers -= 1
             self._look_idle()
 
+    def run_soon(self, what: Callable[[], Awaitable[None]]) -> None:
+        assert self._handlers is not None
+        self._handlers.start_soon(what)
+
+    def refused(self, reason: str) -> None:
+        self.counters.refuse(reason)
+
     def exchange_gone(self, exchange: Exchange) -> None:
         self._pending.pop(exchange, None)
         self._exchanges.discard(exchange)
@@ -294,6 +406,8 @@ class Server(Home):
 
     def websocket_gone(self, ws: WebSocket) -> None:
         self._websockets.discard(ws)
+        self.counters.forget(ws)
+        log_connection(ws, trio.current_time() - ws.began_at, self.lag)
         self._forget(ws.request.client)
 
     def _forget(self, client: Address) -> None:
@@ -333,6 +447,13 @@ async def open_listeners(
             listeners = await trio.open_tcp_listeners(chosen[0], host=host, backlog=_BACKLOG)
         except OSError:
             listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+    return secured(listeners, ssl_context)
+
+
+def secured(
+    listeners: Sequence[trio.SocketListener], ssl_context: ssl.SSLContext | None
+) -> list[trio.abc.Listener[Any]]:
+    """Return listeners that speak TLS, or the same without a context."""
     if ssl_context is None:
         return list(listeners)
     # Browsers do not wait for close_notify, and neither do we.
@@ -345,6 +466,7 @@ async def serve(
     port: int = 8000,
     *,
     ssl_context: ssl.SSLContext | None = None,
+    admin: AdminAddress | bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
@@ -358,13 +480,15 @@ async def serve(
         host: an address or a name; None binds all interfaces.
         port: 0 lets the system choose; `Server.addresses` tells.
         ssl_context: with it the server speaks TLS.
+        admin: where `/health` and `/metrics` are. True: here, for peers on this machine. Host and port, or the path of
+            a Unix socket: there, in plain HTTP, for whoever reaches it. False: nowhere.
         options: see `Options`.
 
     Raises:
         OSError: an address cannot be bound, or the static folder cannot be read; raised bare.
         TypeError, ValueError: an argument is wrong; raised bare.
     """
-    server = Server(Site(app, **options))
+    server = Server(Site(app, **options), admin)
     await server.run(await open_listeners(host, port, ssl_context), task_status.started)
 
 
@@ -372,6 +496,7 @@ async def serve_listeners(
     app: App,
     listeners: Sequence[trio.abc.Listener[Any]],
     *,
+    admin: AdminAddress | bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
@@ -379,7 +504,7 @@ async def serve_listeners(
 
     Otherwise like `serve`.
     """
-    await Server(Site(app, **options)).run(listeners, task_status.started)
+    await Server(Site(app, **options), admin).run(listeners, task_status.started)
 
 
 async def serve_stream(app: App, stream: trio.abc.Stream, **options: Unpack[Options]) -> None:
@@ -396,17 +521,21 @@ def run(
     port: int = 8000,
     *,
     ssl_context: ssl.SSLContext | None = None,
+    admin: AdminAddress | bool = False,
     on_start: Callable[[Server], object] | None = None,
+    lifespan: AbstractAsyncContextManager[object] | None = None,
     **options: Unpack[Options],
 ) -> None:
     """Run a server until SIGINT or SIGTERM: the first one shuts it down in order, a second one cuts.
 
     Args:
         on_start: called with the server when it listens.
+        lifespan: what the application needs to be open, such as a `RedisBackplane`: entered before the server
+            listens, left when it has ended.
 
     Otherwise like `serve`.
     """
-    trio.run(partial(_run, app, host, port, ssl_context, on_start, options))
+    trio.run(partial(_run, app, host, port, ssl_context, admin, on_start, lifespan, options))
 
 
 async def _run(
@@ -414,18 +543,23 @@ async def _run(
     host: str | None,
     port: int,
     ssl_context: ssl.SSLContext | None,
+    admin: AdminAddress | bool,
     on_start: Callable[[Server], object] | None,
+    lifespan: AbstractAsyncContextManager[object] | None,
     options: Options,
 ) -> None:
     started = on_start if on_start is not None else _nothing
+    opened = lifespan if lifespan is not None else nullcontext()
     if threading.current_thread() is not threading.main_thread():
-        server = Server(Site(app, **options))
-        await server.run(await open_listeners(host, port, ssl_context), started)
+        async with opened:
+            server = Server(Site(app, **options), admin)
+            await server.run(await open_listeners(host, port, ssl_context), started)
         return
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        server = Server(Site(app, **options))
-        listeners = await open_listeners(host, port, ssl_context)
-        await _without_group(partial(_serve_and_obey, server, listeners, started, signals))
+        async with opened:
+            server = Server(Site(app, **options), admin)
+            listeners = await open_listeners(host, port, ssl_context)
+            await _without_group(partial(_serve_and_obey, server, listeners, started, signals))
 
 
 async def _serve_and_obey(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import lru_cache
+from copy import copy
+from functools import lru_cache, wraps
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from .deflate import DeflateOptions
 from .errors import HandshakeError
-from .handshake import WEBSOCKET_VERSION, canonical_origin
+from .handshake import WEBSOCKET_VERSION, canonical_host, canonical_origin, check_host
 from .http import Request, Response
 from .limits import Limits
 from .protocol import Protocol
@@ -25,18 +27,20 @@ if TYPE_CHECKING:
     from .http import Address
     from .websocket import WebSocket
 
-__all__ = ["App", "Handler", "Page", "Site", "health", "remote_host"]
+__all__ = ["App", "Handler", "Page", "Site", "for_this_machine", "remote_host"]
 
 Handler: TypeAlias = "Callable[[WebSocket], Awaitable[object]]"
 """An async function that is run, in a task of its own, for each connection."""
 App: TypeAlias = "Handler | Protocol | Mapping[str, Handler | Protocol]"
 """An async function, a `Protocol` instance, or a mapping of paths to either."""
-Page: TypeAlias = Callable[[Request], Response]
-"""What answers a GET or HEAD; called by the driver, so it must not block."""
+Page: TypeAlias = "Callable[[Request], Response | Awaitable[Response]]"
+"""What answers a GET or HEAD: a function, called by the driver, which must not block, or an async function, which is
+run in a task."""
 
 _UPGRADE_HEADERS: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", WEBSOCKET_VERSION))
 _NOTHING: Final = Response.text(404, "There is nothing here.")
-_HEALTHY: Final = Response.text(200, "ok", (("Cache-Control", "no-store"),))
+_PROXY_FIELDS: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-IP")
+"""Fields that say that a proxy passed a request on (RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has one set)."""
 
 
 @final
@@ -49,7 +53,7 @@ class Site:
         OSError: the static folder cannot be read.
     """
 
-    __slots__ = ("_app", "_apps", "_pages", "_static", "compression", "fast_lane", "limits", "origins")
+    __slots__ = ("_app", "_apps", "_pages", "_static", "compression", "fast_lane", "hosts", "limits", "origins")
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Site:
         static: StaticFiles | str | os.PathLike[str] | None = None,
         pages: Mapping[str, Page] | None = None,
         origins: Collection[str] | None = None,
+        hosts: Collection[str] | None = None,
         limits: Limits | None = None,
         compression: DeflateOptions | bool = True,
         fast_lane: bool = True,
@@ -75,6 +80,7 @@ class Site:
             self._pages[_checked_path(path)] = page
         self._static = static if static is None or isinstance(static, StaticFiles) else StaticFiles.load(static)
         self.origins = _checked_origins(origins)
+        self.hosts = _checked_hosts(hosts)
         self.limits = limits if limits is not None else Limits()
         if isinstance(compression, DeflateOptions):
             self.compression: DeflateOptions | None = compression
@@ -82,12 +88,33 @@ class Site:
             self.compression = DeflateOptions() if compression else None
         self.fast_lane = fast_lane
 
+    def with_pages(self, pages: Mapping[str, Page]) -> Site:
+        """Return a site with further pages; its own come first."""
+        other = copy(self)
+        other._pages = {**pages, **self._pages}
+        return other
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that does not ask this server.
+
+        Raises:
+            HandshakeError: 421, its host is not among `hosts`.
+        """
+        if self.hosts is not None:
+            check_host(request, self.hosts)
+
     def find_app(self, path: str) -> Handler | Protocol | None:
         """Return the application at a path, or None."""
         return self._app if self._app is not None else self._apps.get(path)
 
-    def respond(self, request: Request) -> Response:
+    def find_page(self, path: str) -> Page | None:
+        """Return the page at a path, or None."""
+        return self._pages.get(path)
+
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Answer a request that asks for no WebSocket: a page, a file, the hint that here is a WebSocket, 404.
+
+        The answer of an async page is to be awaited.
 
         Raises:
             HandshakeError: 405; and what a page raises.
@@ -108,9 +135,28 @@ class Site:
         return Response.text(426, "This is a WebSocket; ask for an Upgrade.", _UPGRADE_HEADERS)
 
 
-def health(request: Request) -> Response:
-    """Tell peers on this machine, and nobody else, that the server lives; a `Page`."""
-    return _HEALTHY if remote_host(request.client) is None else _NOTHING
+def for_this_machine(page: Page) -> Page:
+    """Return a page for peers on this machine alone; for others, and for what a proxy passes on, there is nothing.
+
+    A proxy on this machine that says nowhere that it is one cannot be told from a peer.
+    """
+
+    def is_theirs(request: Request) -> bool:
+        return remote_host(request.client) is None and not any(field in request.headers for field in _PROXY_FIELDS)
+
+    if iscoroutinefunction(page):
+
+        @wraps(page)
+        async def answer_later(request: Request) -> Response:
+            return await page(request) if is_theirs(request) else _NOTHING
+
+        return answer_later
+
+    @wraps(page)
+    def answer(request: Request) -> Response | Awaitable[Response]:
+        return page(request) if is_theirs(request) else _NOTHING
+
+    return answer
 
 
 def remote_host(client: Address) -> str | None:
@@ -158,3 +204,11 @@ def _checked_origins(origins: Collection[str] | None) -> Collection[str] | None:
     for origin in listed - {"*"}:
         canonical_origin(origin)
     return listed
+
+
+def _checked_hosts(hosts: Collection[str] | None) -> Collection[str] | None:
+    if hosts is None:
+        return None
+    if isinstance(hosts, str):
+        raise ValueError("hosts is a collection of hosts, or None")
+    return frozenset(map(canonical_host, hosts))
