@@ -10,7 +10,7 @@ const SILENCE = 10_000; // ms without a word while a message waits: the connecti
 const SECOND_TRY = 2_000; // ms until the server is asked again for what it could not do
 
 export class Chat {
-	/** Whether the server has let us into the room, on this connection. */
+	/** Whether the server has let us into the room. */
 	joined = false;
 	people = new Set();
 
@@ -24,7 +24,7 @@ export class Chat {
 	#timer;
 
 	/** `outbox`: [{room, client, text}] of any rooms. `on`: a function for whatever happens. */
-	constructor(url, { room, name, session, outbox }, on) {
+	constructor(path, { room, name, session, outbox }, on) {
 		this.room = room;
 		this.name = name; // until the server gives us one, perhaps with a number
 		this.#outbox = outbox;
@@ -37,7 +37,7 @@ export class Chat {
 			const rooms = [{ room, last: this.#last }];
 			this.#send({ type: "hello", name, session, rooms });
 		};
-		this.connection = new Connection(url, { text, state });
+		this.connection = new Connection(path, { text, state });
 	}
 
 	get pending() {
@@ -61,7 +61,7 @@ export class Chat {
 		this.#send({ type: "history", room: this.room, before });
 	}
 
-	/** To be called every second or so. */
+	/** To be called every second. */
 	tick() {
 		const since = Math.max(this.#heardAt, this.pending[0]?.sentAt ?? Infinity);
 		if (performance.now() - since > SILENCE) this.connection.restart();

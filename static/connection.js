@@ -1,21 +1,23 @@
 // A WebSocket that comes back by itself. It knows the network and the clock, nothing of the page.
 //
-// Its delays double and are jittered, so that a thousand browsers do not return to a restarted server in the same
-// instant; it tries at once when there is reason to hope: the network came back, the tab is looked at.
+// Its delays double and are jittered, lest a thousand browsers return to a restarted server at once. It does not
+// wait when there is reason to hope: the network came back, the tab is looked at.
 
-const FIRST_DELAY = 1_000; // ms; each delay is between one half and the whole of its bound
+const FIRST_DELAY = 1_000; // ms; a delay is between one half and all of its bound
 const LONGEST_DELAY = 30_000; // ms
-const CONNECT_TIMEOUT = 10_000; // ms; a network that swallows packets takes minutes
+const CONNECT_TIMEOUT = 10_000; // ms; where packets vanish it takes minutes
 const STEADY_AFTER = 5_000; // ms; what ends sooner counts as a failure
-const REPLACED = 4000; // close code: another tab took our place, and would lose it again
+const REPLACED = 4000; // close code: another tab has our place
 
 export class Connection {
 	/** Is connecting, connected, waiting, reconnecting, closed or, until `retry`, replaced. */
-	state;
+	state = "connecting";
 	/** How long it is "waiting", in ms of `performance.now()`. */
 	retryAt = 0;
+	/** Why the server lets nobody in; may be empty. */
+	refused;
 
-	#url;
+	#path;
 	#on;
 	#socket;
 	#failures = 0;
@@ -23,15 +25,14 @@ export class Connection {
 	#closed = new AbortController();
 
 	/** `on.state()` is called when `state` has changed, `on.text(text)` with what the server says. */
-	constructor(url, on) {
-		this.#url = url;
+	constructor(path, on) {
+		this.#path = path;
 		this.#on = on;
 		const { signal } = this.#closed;
 		const hope = () => this.state === "waiting" && this.retry();
 		addEventListener("online", hope, { signal });
 		addEventListener("pageshow", hope, { signal }); // the back-forward cache cuts sockets
 		document.addEventListener("visibilitychange", () => document.hidden || hope(), { signal });
-		this.state = "connecting";
 		this.#connect();
 	}
 
@@ -69,12 +70,14 @@ export class Connection {
 
 	#connect() {
 		clearTimeout(this.#timer);
-		const socket = (this.#socket = new WebSocket(this.#url));
+		const url = new URL(this.#path, location).href.replace("http", "ws"); // also below a prefix
+		const socket = (this.#socket = new WebSocket(url));
 		this.#timer = setTimeout(() => socket.close(), CONNECT_TIMEOUT);
 		let openedAt = Infinity;
 		socket.onopen = () => {
 			clearTimeout(this.#timer);
 			openedAt = performance.now();
+			this.refused = undefined;
 			this.#enter("connected");
 		};
 		socket.onmessage = ({ data }) => this.#on.text(data);
@@ -83,7 +86,18 @@ export class Connection {
 			if (performance.now() - openedAt >= STEADY_AFTER) this.#failures = 0;
 			if (code === REPLACED) this.#enter("replaced");
 			else this.#wait();
+			if (openedAt === Infinity) this.#ask();
 		};
+	}
+
+	/** Browsers do not say why. */
+	async #ask() {
+		const socket = this.#socket;
+		const answer = await fetch(this.#path).catch(() => {});
+		const why = answer?.status === 503 ? await answer.text() : answer && "";
+		if (socket !== this.#socket || this.state !== "waiting") return;
+		this.refused = why;
+		this.#on.state();
 	}
 
 	#wait() {

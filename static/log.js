@@ -21,8 +21,7 @@ export function clear(newTitle, onTop) {
 	atTop = onTop;
 	queue = [];
 	list.replaceChildren();
-	log.scrollTop = 0;
-	look();
+	toEnd();
 }
 
 /** Add an item at the end, before those that are pending unless it is one. */
@@ -88,9 +87,14 @@ function show() {
 	newest.textContent = unread ? `${unread} new ↓` : "Newest ↓";
 }
 
+export function toEnd() {
+	log.scrollTop = 0;
+	look();
+}
+
 log.onscroll = look;
 newest.onclick = () => {
-	log.scrollTop = 0;
+	toEnd();
 	log.focus();
 };
 document.onvisibilitychange = () => {

@@ -1,4 +1,4 @@
-// The page. In the room “echo”, which is /communicate, only the server answers; all other rooms are those of /chat.
+// The page. In the room “echo”, which is /communicate, only the server answers; the others are those of /chat.
 //
 // Text of others becomes text nodes and nothing else. What was typed is never thrown away: field and outbox keep it
 // until the server has it, and outlive a reload.
@@ -11,8 +11,10 @@ const ECHO = "echo";
 const TYPING_EVERY = 2_000; // ms
 const TYPING_LASTS = 4_000; // ms
 const NOT_CONNECTED = "Not connected. Your text stays here until it can be sent.";
+const REFUSED = "The server is there, but lets nobody in here. Try “echo”.";
 
 const $ = (id) => document.getElementById(id);
+const hashOf = (room) => `#${new URLSearchParams({ room })}`;
 const [field, hint, nameField, roomField, side, status] = "messageText hint name room side status".split(" ").map($);
 const wide = matchMedia("(min-width: 50rem)");
 const clock = new Intl.DateTimeFormat([], { timeStyle: "short" });
@@ -53,13 +55,13 @@ function open(room, name) {
 	place = room === ECHO ? openEcho() : openChat(room, name);
 	$("empty").textContent = place.chat
 		? "Nobody has said anything here yet."
-		: "Say hello. The server sends back what you write. To meet people, choose a name and a room.";
+		: "Say hello: the server sends it back. To meet people, choose a name and a room.";
 	showPeople();
 	showState();
 }
 
 function openEcho() {
-	let unanswered = []; // the server answers each text, in order, with `Received:` before it
+	const unanswered = []; // the server answers each text, in order, with `Received:` before it
 	function text(text) {
 		if (text.startsWith("Received:")) unanswered.shift();
 		log.append(listItem({ text, time: Date.now() }), true);
@@ -69,18 +71,14 @@ function openEcho() {
 			// Other words stay: they may hold a text that stands nowhere else.
 			if (hint.textContent === NOT_CONNECTED) say(field.value ? "Connected again. Your text is still here." : "");
 		} else if (unanswered.length > 0) {
-			const lost = unanswered.join(" ");
-			unanswered = [];
-			if (field.value) {
-				say(`The connection broke before the server answered “${lost}”.`);
-			} else {
-				write(lost);
-				say("The connection broke before the server answered. Your text is back in the field.");
-			}
+			const lost = unanswered.splice(0).join(" ");
+			const broke = "The connection broke before the server answered";
+			say(field.value ? `${broke} “${lost}”.` : `${broke}. Your text is back in the field.`);
+			if (!field.value) write(lost);
 		}
 		showState();
 	}
-	const connection = new Connection(address("communicate"), { text, state });
+	const connection = new Connection("communicate", { text, state });
 	function send(text) {
 		if (!connection.send(text)) return NOT_CONNECTED;
 		unanswered.push(text);
@@ -102,7 +100,7 @@ function openChat(room, name) {
 		if (item) log.settle(stamp(item, id, time));
 		return pending.delete(client);
 	}
-	const chat = new Chat(address("chat"), { room, name, session, outbox }, {
+	const chat = new Chat("chat", { room, name, session, outbox }, {
 		state: showState,
 		confirmed,
 		messages(kind, messages) {
@@ -137,6 +135,7 @@ function openChat(room, name) {
 	function send(text) {
 		const client = token();
 		showPending({ client, text });
+		log.toEnd();
 		chat.say(client, text);
 	}
 	return { connection: chat.connection, chat, send };
@@ -168,10 +167,11 @@ function showPeople() {
 	const { chat } = place;
 	peopleAreDue = 0;
 	const names = [...(chat?.people ?? [])];
-	const count = `${names.length} ${names.length === 1 ? "person" : "people"}`;
+	const count = names.length === 1 ? "1 person" : `${names.length} people`;
 	$("count").textContent = count;
-	$("count").hidden = !chat;
-	$("where").textContent = chat ? `${chat.room} · ${count}` : "echo · choose a name and a room";
+	$("count").hidden = !names[0];
+	const where = names[0] ? `${chat.room} · ${count}` : chat?.room;
+	$("where").textContent = where ?? "echo · choose a name and a room";
 	const item = (name) => element("li", {}, element("bdi", {}, name), name === chat.name ? " (you)" : "");
 	$("people").replaceChildren(...names.map(item));
 }
@@ -184,25 +184,26 @@ function showTyping() {
 
 function showState() {
 	const { chat, connection } = place;
-	const { state, retryAt } = connection;
+	const { state, retryAt, refused } = connection;
+	const closed = refused === undefined ? "" : `${REFUSED} ${refused}`;
 	const words = {
 		connecting: "Connecting…",
 		connected: chat?.joined === false ? "Joining…" : "Connected",
-		waiting: navigator.onLine ? "Reconnecting" : "No network, reconnecting",
+		waiting: closed ? "Refused, reconnecting" : navigator.onLine ? "Reconnecting" : "No network, reconnecting",
 		reconnecting: "Reconnecting…",
 		replaced: "Open in another tab",
 		closed: "Not connected",
 	}[state];
 	const [statusWords, countdown] = status.children;
-	// Every write may be read out.
-	if (statusWords.textContent !== words) statusWords.textContent = words;
+	say(words, statusWords);
+	if (closed || hint.textContent.startsWith(REFUSED)) say(closed);
 	const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1_000));
 	countdown.textContent = state === "waiting" ? ` in ${seconds} s…` : "";
 	status.dataset.words = words;
 }
 
-function say(words) {
-	if (hint.textContent !== words) hint.textContent = words;
+function say(words, where = hint) {
+	if (where.textContent !== words) where.textContent = words; // each write may be read out
 }
 
 function element(kind, properties, ...children) {
@@ -211,18 +212,8 @@ function element(kind, properties, ...children) {
 	return made;
 }
 
-function address(path) {
-	const url = new URL(path, location.href); // also below a prefix
-	url.protocol = url.protocol.replace("http", "ws");
-	return url;
-}
-
-function hashOf(room) {
-	return `#${new URLSearchParams({ room })}`;
-}
-
 function clean(name) {
-	return name.normalize("NFC").replace(/\s+/g, " ").trim();
+	return name.normalize().replace(/\s+/g, " ").trim();
 }
 
 function token() {

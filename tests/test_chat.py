@@ -305,7 +305,7 @@ class TestHello:
         async with party() as chat:
             ada = await chat.arrive()
             await ada.leave()
-            assert not chat.chat._sessions
+            assert not chat.chat._lobby.sessions
 
 
 class TestTalking:
@@ -468,8 +468,8 @@ class TestRooms:
             await ada.told("message")
             await ada.leave()
             await wait_all_tasks_blocked()
-            assert not chat.chat._rooms
-            assert not chat.chat._sessions
+            assert not chat.chat._lobby.rooms
+            assert not chat.chat._lobby.sessions
             assert chat.chat.manager.rooms == ()
             bo = await chat.arrive()
             heard = await bo.hello("Bo", "tea")
@@ -499,7 +499,7 @@ class TestRooms:
             await bo.told("history")
             await bo.told("members")
             await ada.told("joined")
-            assert chat.chat._rooms.keys() == {"tea"}
+            assert chat.chat._lobby.rooms.keys() == {"tea"}
 
 
 class TestHistory:
@@ -823,7 +823,7 @@ class TestAnUnreachableBackplane:
             assert (message["code"], message["room"]) == ("unavailable", "tea")
             await bo.say('{"type":"message","room":"tea","text":"hi"}')
             assert await bo.refused() == ("room", "not_joined")
-            assert chat.chat._rooms.keys() == {"cake"}
+            assert chat.chat._lobby.rooms.keys() == {"cake"}
             setattr(backplane, how, [])
             await bo.say('{"type":"join","room":"tea"}')
             await bo.told("history")
@@ -869,7 +869,7 @@ class TestAnUnreachableBackplane:
             setattr(backplane, how, ["leave", "unsubscribe"])
             await ada.stream.aclose()
             await trio.sleep(20)
-            assert not chat.chat._sessions
+            assert not chat.chat._lobby.sessions
             assert chat.chat.manager.rooms == ()
 
 
@@ -944,8 +944,8 @@ class TestBounds:
         chat = Chat(memory())
         async with party(chat) as guests:
             await guests.people("Ada", "Bo")
-        assert not chat._sessions
-        assert not chat._rooms
+        assert not chat._lobby.sessions
+        assert not chat._lobby.rooms
         assert chat.manager.active_connections == ()
 
     async def test_the_memory_of_one_process_is_the_default(self) -> None:
@@ -1259,3 +1259,27 @@ def test_who_misses_something_is_told_of_a_gap(steps: Sequence[Step], lags: Sequ
         assert len(model.seen) == len(set(model.seen))
         if not model.gaps:
             assert model.seen == everything
+
+
+class TestBeginningAnew:
+    async def test_who_is_in_a_room_that_has_lost_something_is_told_to_come_again(self) -> None:
+        backplane = Slow(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            ada, bo = await chat.people("Ada", "Bo")
+            elsewhere = await chat.arrive()
+            await elsewhere.hello("Cy", "cake")
+            catching_up = await chat.arrive()
+            backplane.gate = trio.Event()
+            await catching_up.say(
+                '{"type":"hello","name":"Dee","session":"session-of-dee-----","rooms":[{"room":"tea"}]}'
+            )
+            for person in (ada, bo):
+                await person.told("joined")
+            (deliver,) = backplane._rooms["tea"].subscribers
+            deliver([Entry(ID + 100, 0, "reset", "", "")])
+            backplane.gate.set()
+            await catching_up.told("welcome")
+            for person in (ada, bo, catching_up):
+                assert await person.closed() == (1012, "the room begins anew; come again")
+            await elsewhere.quiet()
+            assert backplane._idle.keys() == {"tea"}

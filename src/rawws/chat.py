@@ -4,10 +4,14 @@ Strategy: a task for each connection reads what the person does and asks the bac
 room comes back from the backplane, once for all connections of this process, is encoded once and broadcast. So a
 sender's own message reaches it on the way that it takes to everybody, and the order is one for all.
 
+To be read from `Chat.__call__`, the handler: a `_Visitor` is one connection and does what it says, a `_Room` passes on
+what happens, the `_Lobby` is what all connections share.
+
 Rules:
 
 * Who joins a room first gets what it missed and only then what happens now; what happens meanwhile is kept for it
   (`_Room.catch_up`). There is no hole and no overlap, and the ids that a client sees of a room always grow.
+* Where the backplane has lost something (a `reset`), who is in the room is closed with 1012 and comes again.
 * Who does not read is closed with 1013 and misses nothing when it comes back: no message is ever dropped silently.
 * What is wrong with a message is told to its sender and to nobody else. Who floods is read more slowly.
 * Everything that waits has a deadline: the hello, the backplane, and sending by the connection's own.
@@ -91,12 +95,11 @@ class Chat:
     def __init__(self, backplane: Backplane | None = None) -> None:
         self.backplane = backplane if backplane is not None else MemoryBackplane()
         self.manager = ConnectionManager()
-        self._rooms: dict[str, _Room] = {}
-        self._sessions: dict[str, WebSocket] = {}
+        self._lobby = _Lobby(self.backplane, self.manager)
 
     async def __call__(self, ws: WebSocket) -> None:
         """Serve one connection."""
-        visitor = _Visitor(self, ws)
+        visitor = _Visitor(self._lobby, ws)
         hello = None
         with trio.move_on_after(_HELLO_SECONDS):
             hello = await visitor.hear_hello()
@@ -110,23 +113,36 @@ class Chat:
         finally:
             await visitor.leave_all()
 
+
+@final
+class _Lobby:
+    """What the connections of this process share: its rooms, and which connection is whose."""
+
+    __slots__ = ("backplane", "manager", "rooms", "sessions")
+
+    def __init__(self, backplane: Backplane, manager: ConnectionManager) -> None:
+        self.backplane = backplane
+        self.manager = manager
+        self.rooms: dict[str, _Room] = {}
+        self.sessions: dict[str, WebSocket] = {}
+
     def take_over(self, session: str, ws: WebSocket) -> None:
         """Make a connection the one of its session, and close the one that was it."""
-        before = self._sessions.get(session)
-        self._sessions[session] = ws
+        before = self.sessions.get(session)
+        self.sessions[session] = ws
         if before is not None:
             before.close_nowait(SESSION_TAKEN, "this session has another connection")
 
     def forget(self, session: str, ws: WebSocket) -> None:
         """Forget a connection, unless another one is its session's by now."""
-        if self._sessions.get(session) is ws:
-            del self._sessions[session]
+        if self.sessions.get(session) is ws:
+            del self.sessions[session]
 
     async def open_room(self, name: str) -> _Room:
         """Return a room, subscribed to; `close_room` must follow in the end."""
-        room = self._rooms.get(name)
+        room = self.rooms.get(name)
         if room is None:
-            room = self._rooms[name] = _Room(name, self)
+            room = self.rooms[name] = _Room(name, self)
         room.users += 1
         try:
             await room.subscribe()
@@ -140,8 +156,8 @@ class Chat:
         room.users -= 1
         with trio.move_on_after(_BACKPLANE_SECONDS, shield=True), suppress(BackplaneError):
             await room.unsubscribe_if_unused()
-        if not room.users and self._rooms.get(room.name) is room and not room.subscribed:
-            del self._rooms[room.name]
+        if not room.users and self.rooms.get(room.name) is room and not room.subscribed:
+            del self.rooms[room.name]
 
 
 @final
@@ -150,12 +166,12 @@ class _Room:
 
     __slots__ = ("_backplane", "_catching_up", "_change", "_manager", "delivered", "name", "subscribed", "users")
 
-    def __init__(self, name: str, chat: Chat) -> None:
+    def __init__(self, name: str, lobby: _Lobby) -> None:
         self.name = name
         self.users = 0
         self.subscribed = False
-        self._backplane = chat.backplane
-        self._manager = chat.manager
+        self._backplane = lobby.backplane
+        self._manager = lobby.manager
         self._change: trio.Event | None = None
         self.delivered = 0
         self._catching_up: dict[WebSocket, _Backlog] = {}
@@ -195,6 +211,9 @@ class _Room:
     def _deliver(self, entries: Sequence[Entry]) -> None:
         """Take what has happened in the room, and give it to everybody who is in it."""
         for entry in entries:
+            if entry.kind == "reset":
+                self._begin_anew()
+                continue
             text = self.encode(entry)
             for ws, backlog in self._catching_up.items():
                 if len(backlog.kept) < _MAX_KEPT_BACK:
@@ -205,6 +224,11 @@ class _Room:
         self.delivered = entries[-1].id
         for backlog in self._catching_up.values():
             backlog.grew.set()
+
+    def _begin_anew(self) -> None:
+        """Have everybody come again, by the ids that they saw last: so they learn what they missed, and their names."""
+        for ws in (*self._manager.members(self.name), *self._catching_up):
+            ws.close_nowait(CloseCode.SERVICE_RESTART, "the room begins anew; come again")
 
     async def catch_up(self, ws: WebSocket, seat: Seat, wanted: str, last: int | None) -> None:
         """Send a connection what it missed of the room and who is there, and put it among those who hear the rest."""
@@ -283,11 +307,11 @@ class _Place:
 class _Visitor:
     """One connection: who it is, where it is, and how much it has said."""
 
-    __slots__ = ("_backplane", "_by", "_chat", "_errors", "_name", "_paid_until", "_places", "_session", "_ws")
+    __slots__ = ("_backplane", "_by", "_errors", "_lobby", "_name", "_paid_until", "_places", "_session", "_ws")
 
-    def __init__(self, chat: Chat, ws: WebSocket) -> None:
-        self._chat = chat
-        self._backplane = chat.backplane
+    def __init__(self, lobby: _Lobby, ws: WebSocket) -> None:
+        self._lobby = lobby
+        self._backplane = lobby.backplane
         self._ws = ws
         self._name = ""
         self._session = ""
@@ -324,7 +348,7 @@ class _Visitor:
             except ChatError as exc:
                 await self._refuse(exc)
         # Only now: a seat that is shared for a moment is neither left nor given away.
-        self._chat.take_over(self._session, self._ws)
+        self._lobby.take_over(self._session, self._ws)
         for join in entered:
             try:
                 await self._catch_up(join)
@@ -336,7 +360,7 @@ class _Visitor:
         with trio.move_on_after(_BACKPLANE_SECONDS, shield=True):
             for name in list(self._places):
                 await self._leave(name)
-        self._chat.forget(self._session, self._ws)
+        self._lobby.forget(self._session, self._ws)
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -400,11 +424,11 @@ class _Visitor:
         if len(self._places) >= MAX_ROOMS:
             raise ChatError("room", "too_many", f"A connection is in at most {MAX_ROOMS} rooms.", room=name)
         with _asking(name):
-            room = await self._chat.open_room(name)
+            room = await self._lobby.open_room(name)
             try:
                 seat = await self._backplane.enter(name, self._session, self._name)
             except BaseException:
-                await self._chat.close_room(room)
+                await self._lobby.close_room(room)
                 raise
         self._places[name] = _Place(room, seat)
 
@@ -419,11 +443,11 @@ class _Visitor:
     async def _leave(self, name: str) -> Entry:
         """Hear nothing more of a room, and give the seat in it back; return the end of it, for who wants to know."""
         place = self._places.pop(name)
-        self._chat.manager.leave(self._ws, name)
+        self._lobby.manager.leave(self._ws, name)
         left = None
         with trio.move_on_after(_BACKPLANE_SECONDS, shield=True), suppress(BackplaneError):
             left = await self._backplane.leave(place.seat)  # one that was not given back expires where it is kept
-        await self._chat.close_room(place.room)
+        await self._lobby.close_room(place.room)
         return left or Entry(place.room.delivered, _now(), "left", place.seat.name, "")
 
     # -- bounds --------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ _INSTALL = "install Debian's chromium and chromium-driver, and selenium with pip
 _SERVER_AWAY = re.compile(
     r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INTERNET_DISCONNECTED)"
     r"|Unexpected response code: 503"  # the old server, which still shuts down in order
+    r"|responded with a status of (426|503)"  # the page asks a server that refuses it why
 )
 
 
@@ -54,10 +55,12 @@ class Server:
         self.url = ""
         self.start()
 
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "rawws", "serve", "--port", str(self._port), *self._options]
+
     def start(self) -> None:
         """Start it, and wait until it has printed its address."""
-        command = [sys.executable, "-m", "rawws", "serve", "--port", str(self._port), *self._options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for line in process.stdout:
             if match := re.search(r"https?://[^\s/]+:(\d+)/", line):
@@ -248,7 +251,7 @@ def _require(missing: str, install: str) -> None:
         pytest.skip(f"missing: {missing}; {install}")
 
 
-def _start_chromium(profile: Path) -> Chrome:
+def start_chromium(profile: Path) -> Chrome:
     _require(_missing(), _INSTALL)
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
@@ -265,7 +268,7 @@ def _start_chromium(profile: Path) -> Chrome:
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """One Chromium with an empty profile for all tests."""
-    chrome = _start_chromium(tmp_path_factory.mktemp("chromium"))
+    chrome = start_chromium(tmp_path_factory.mktemp("chromium"))
     yield chrome
     chrome.quit()
 
@@ -273,7 +276,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 @pytest.fixture(scope="module")
 def other_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """Another one, of somebody else."""
-    chrome = _start_chromium(tmp_path_factory.mktemp("chromium"))
+    chrome = start_chromium(tmp_path_factory.mktemp("chromium"))
     yield chrome
     chrome.quit()
 
