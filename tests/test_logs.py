@@ -15,7 +15,7 @@ import pytest
 
 import rawws
 from rawws import server as server_module
-from rawws.logs import JsonFormatter, TextFormatter, configure, escape, log_connection, peer_name
+from rawws.logs import JsonFormatter, TextFormatter, configure, escape, log_connection, peer_name, printable
 from tests.raw_client import CLOSE, CLOSE_1000, TEXT, connected, echo, frame, handshake, serving
 from tests.test_reactor import eventually
 
@@ -259,3 +259,18 @@ class TestConnections:
         assert found is not None
         assert TextFormatter().format(record) == found[1]
         assert {**json.loads(JsonFormatter().format(record)), "message": "…"} == json.loads(found[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, grüße, 日本 \U0001f600", "plain, grüße, 日本 \U0001f600"),
+        ("\x1b[2J\x07\x00\r\n\t", "\\x1b[2J\\x07\\x00\\r\\n\\t"),
+        ("\x7f\x80\x9b31m", "\\x7f\\x80\\x9b31m"),  # DEL, and C1: 0x9B is CSI in one character
+        ("\u202egnp.exe\u2066\u200e\u061c", "\\u202egnp.exe\\u2066\\u200e\\u061c"),
+        ("\ud800\u2028", "\\ud800\\u2028"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(text).isprintable()

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from .http import Address
     from .websocket import WebSocket
 
-__all__ = ["JsonFormatter", "LogFormat", "TextFormatter", "configure", "escape", "log_connection", "peer_name"]
+__all__ = [
+    "JsonFormatter",
+    "LogFormat",
+    "TextFormatter",
+    "configure",
+    "escape",
+    "log_connection",
+    "peer_name",
+    "printable",
+]
 
 LogFormat: TypeAlias = Literal["text", "json"]
 """How lines are written."""
@@ -39,6 +48,17 @@ _TROUBLES: Final = (1011, 1013)
 def escape(text: str) -> str:
     """Return text of a peer in quotes, as printable ASCII without a line break, for a log line or a terminal."""
     return ascii(text)
+
+
+def printable(text: str) -> str:
+    """Return text with everything escaped that a terminal would obey or hide instead of showing it.
+
+    That is C0 and C1 controls, ESC among them, and the characters of Unicode that turn the direction of writing or
+    cannot be seen.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def peer_name(client: Address) -> str:
@@ -97,8 +117,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text in which only our own line breaks are."""
-        lines = [f"{_time_of(record)} {record.levelname} {record.name}: {_printable(record.getMessage())}"]
-        lines += [f"    {_printable(line)}" for line in _traceback_of(self, record).splitlines()]
+        lines = [f"{_time_of(record)} {record.levelname} {record.name}: {printable(record.getMessage())}"]
+        lines += [f"    {printable(line)}" for line in _traceback_of(self, record).splitlines()]
         return "\n".join(lines)
 
 
@@ -136,10 +156,3 @@ def _traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> st
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return "\n".join(parts)
-
-
-def _printable(text: str) -> str:
-    """Return text with everything escaped that a terminal does not show as a character."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
