@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from rawws.backplane import BackplaneError, MemoryBackplane
 from rawws.echo import applications
 from tests.raw_client import BINARY, CLOSE, CLOSE_1000, TEXT, Client, connected, frame, serving
 
@@ -115,3 +116,38 @@ async def test_a_peer_that_vanishes_is_forgotten(server: rawws.Server, path: str
         with trio.fail_after(5):
             while app.manager.active_connections:  # type: ignore[union-attr]
                 await trio.lowlevel.checkpoint()
+
+
+class Unreachable(MemoryBackplane):
+    """Passes nothing on."""
+
+    async def relay(self, channel: str, message: str | bytes) -> None:
+        raise BackplaneError("no connection")
+
+
+async def test_a_broadcast_over_a_backplane_is_as_one_without() -> None:
+    shared = MemoryBackplane()
+    async with (
+        serving(applications(shared)) as one,
+        serving(applications(shared)) as two,
+        connected(one) as client,
+        connected(two) as other,
+    ):
+        await client.open("/broadcast")
+        await other.open("/broadcast")
+        await other.send(frame(TEXT, b"here"))  # who hears itself is among them
+        assert await other.frame() == (TEXT, b"here")
+        assert await client.frame() == (TEXT, b"here")
+        await client.send(frame(TEXT, b"text") + frame(BINARY, b"\x00\xff"))
+        for member in (client, other):
+            assert await member.frame() == (TEXT, b"text")
+            assert await member.frame() == (BINARY, b"\x00\xff")
+        await client.send(CLOSE_1000)
+        assert await client.closed() == (1000, "")
+
+
+async def test_a_broadcast_that_cannot_be_passed_on_ends_its_senders_connection() -> None:
+    async with serving(applications(Unreachable())) as server, connected(server) as client:
+        await client.open("/broadcast")
+        await client.send(frame(TEXT, b"text"))
+        assert await client.frame() == (CLOSE, b"\x03\xf5messages cannot be passed on")

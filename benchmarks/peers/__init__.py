@@ -1,11 +1,12 @@
 """The servers that are measured, each a small program: `python -m benchmarks.peers.NAME ARGUMENTS`.
 
 They do the same two things: in mode `echo` every message goes back as it came, text as text and binary as
-binary; in mode `broadcast` every message goes to every connection, the sender included. Mode `chat` is for the
-one that has a chat. Each is set up as its
-documentation recommends for production: no access log, the garbage collector as it is, the library's own
-broadcast where it has one, limits and keepalive at their defaults. permessage-deflate is on in the case that
-measures it and off elsewhere; the ping interval is short in the case that waits for pings.
+binary; in mode `broadcast` every message goes to every connection, the sender included. Mode `chat`, a whole
+application, is for rawws alone.
+
+Each is set up as its documentation recommends for production: no access log, the garbage collector as it is, the
+library's own broadcast where it has one, limits and keepalive at their defaults. permessage-deflate is on in the
+case that measures it and off elsewhere; the ping interval is short in the case that waits for pings.
 
 This file stays light: its import is part of every peer's time from start to listening.
 """

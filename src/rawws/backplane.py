@@ -48,8 +48,12 @@ __all__ = [
     "TooManyRoomsError",
 ]
 
-Kind: TypeAlias = Literal["message", "joined", "left", "typing"]
-"""What happens in a room; only messages are kept."""
+Kind: TypeAlias = Literal["message", "joined", "left", "typing", "reset"]
+"""What happens in a room; only messages are kept.
+
+`reset` is said to subscribers only, by a backplane that has lost something: entries are missing here, or the seats that
+were taken here are. They are given back, and whoever is in the room enters it anew.
+"""
 
 
 class BackplaneError(RawwsError):
@@ -161,6 +165,14 @@ class Backplane(ABC):
     async def history(self, room: str, *, after: int | None = None, before: int | None = None, limit: int = 50) -> Page:
         """Return messages of a subscribed room: the oldest after an id, the newest before one, or the newest."""
 
+    @abstractmethod
+    async def listen(self, channel: str, deliver: Callable[[str | bytes], object]) -> None:
+        """Have what is relayed to a channel delivered from now on, by a function that must not raise."""
+
+    @abstractmethod
+    async def relay(self, channel: str, message: str | bytes) -> None:
+        """Pass a message on to whoever listens to a channel now: at most once, and nothing is kept of it."""
+
 
 # -- in memory -------------------------------------------------------------------------------------------------------
 
@@ -225,6 +237,7 @@ class MemoryBackplane(Backplane):
         self._clock = clock
         self._last_id = 0
         self._tokens = count(1)
+        self._listeners: dict[str, list[Callable[[str | bytes], object]]] = {}
         self._rooms: dict[str, _Log] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._bytes = 0
@@ -321,6 +334,17 @@ class MemoryBackplane(Backplane):
         page = _page(log, after, before, limit)
         await cancel_shielded_checkpoint()
         return page
+
+    async def listen(self, channel: str, deliver: Callable[[str | bytes], object]) -> None:
+        await checkpoint_if_cancelled()
+        self._listeners.setdefault(channel, []).append(deliver)
+        await cancel_shielded_checkpoint()
+
+    async def relay(self, channel: str, message: str | bytes) -> None:
+        await checkpoint_if_cancelled()
+        for deliver in self._listeners.get(channel, ()):
+            deliver(message)
+        await cancel_shielded_checkpoint()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
+import trio
+
+from .backplane import BackplaneError
 from .chat import Chat
 from .errors import CloseCode
 from .manager import ConnectionManager
 from .protocol import Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .backplane import Backplane
     from .errors import ConnectionClosed
-    from .site import Handler
     from .websocket import WebSocket
 
-__all__ = ["BroadcastProtocol", "CommunicateProtocol", "EchoProtocol", "applications", "echo"]
+__all__ = ["BroadcastProtocol", "CommunicateProtocol", "EchoProtocol", "SharedBroadcast", "applications", "echo"]
 
 _GOODBYE: Final = "Bye!!!"
+_EVERYBODY: Final = "broadcast"
+_RELAY_SECONDS: Final = 5.0
+"""Time that the backplane has to pass a message on."""
 
 
 class EchoProtocol(Protocol):
@@ -52,6 +60,39 @@ class CommunicateProtocol(Protocol):
             ws.send_nowait(_GOODBYE)
 
 
+@final
+class SharedBroadcast:
+    """What `BroadcastProtocol` does, for the connections of all processes that share a backplane.
+
+    Args:
+        backplane: passes the messages on; one that it cannot pass on ends its sender's connection with 1013.
+    """
+
+    def __init__(self, backplane: Backplane) -> None:
+        self.manager = ConnectionManager()
+        self._backplane = backplane
+        self._listening = trio.Lock()
+        self._is_listening = False
+
+    async def __call__(self, ws: WebSocket) -> None:
+        """Serve one connection."""
+        try:
+            with trio.fail_after(_RELAY_SECONDS):
+                await self._listen()
+            self.manager.connect(ws)
+            async for message in ws:
+                with trio.fail_after(_RELAY_SECONDS):
+                    await self._backplane.relay(_EVERYBODY, message)
+        except (BackplaneError, trio.TooSlowError):
+            await ws.close(CloseCode.TRY_AGAIN_LATER, "messages cannot be passed on")
+
+    async def _listen(self) -> None:
+        async with self._listening:
+            if not self._is_listening:
+                await self._backplane.listen(_EVERYBODY, self.manager.broadcast)
+                self._is_listening = True
+
+
 class BroadcastProtocol(Protocol):
     """Every message goes, as it came, to every connection, the sender included."""
 
@@ -65,12 +106,16 @@ class BroadcastProtocol(Protocol):
         self.manager.broadcast(message)
 
 
-def applications() -> dict[str, Handler | Protocol]:
-    """Return what the command serves, by path."""
+def applications(backplane: Backplane | None = None) -> dict[str, Callable[[WebSocket], Awaitable[object]] | Protocol]:
+    """Return what the command serves, by path.
+
+    Args:
+        backplane: what other processes share with this one; None for one process alone.
+    """
     return {
         "/communicate": CommunicateProtocol(),
         "/echo": EchoProtocol(),
         "/echo/task": echo,
-        "/broadcast": BroadcastProtocol(),
-        "/chat": Chat(),
+        "/broadcast": BroadcastProtocol() if backplane is None else SharedBroadcast(backplane),
+        "/chat": Chat(backplane),
     }

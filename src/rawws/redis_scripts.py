@@ -1,0 +1,427 @@
+"""What of a room stands in Redis: its keys, the entries of its streams, and the scripts that change it in one step.
+
+Facts: all keys of a room share a hash tag, so they are in one slot of a cluster. Everything that happens has an id:
+the clock of Redis in microseconds, or one more than the id before. An entry names the id before its own; so whoever
+has heard up to some id sees whether the next entry follows, whatever happened to Redis in between: the ids form a
+chain, and a chain that was cut (Redis came back with less than it had acknowledged, or empty) shows.
+
+Keys, after `PREFIX:{ROOM}:` (ROOM percent-encoded): `room` (hash: the last id, and up to where messages and other
+entries may have been forgotten; also the name of the channel), `messages` and `events` (streams, an entry's id is
+`ID-0`, its one field `e` what the channel carries), `names`, `taken`, `seats`, `order` and `leases` (who is there: name
+by session, session by what names are compared by, seat by session, arrival by session, end of lease by worker), and
+`sent:WHO` (the last client ids of a session). WHO is a digest: a session's token is never stored.
+
+Rules: a script that finds no room begins one; what others wrote into the streams is skipped and counted, never given
+out, and where it blocks a stream the stream begins anew. This module only has text and arithmetic. Cost: a publication
+is one script, some 20 commands of constant time.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from .backplane import Entry, Kind
+
+__all__ = [
+    "ENTER",
+    "ENTRIES_LOST",
+    "FORGET",
+    "HISTORY",
+    "LEAVE",
+    "MAX_BODY",
+    "NOTIFY",
+    "PEOPLE",
+    "PUBLISH",
+    "READ",
+    "READ_AT_ONCE",
+    "SEATS_LOST",
+    "Link",
+    "pack_relayed",
+    "room_keys",
+    "sent_key",
+    "unpack",
+    "unpack_relayed",
+    "who_is",
+]
+
+MAX_BODY: Final = 64 * 1024
+"""Bytes of a message's body; the chat's take 25 KiB where every character needs escaping."""
+SEATS_LOST: Final = 1
+ENTRIES_LOST: Final = 2
+"""What READ finds to be lost."""
+READ_AT_ONCE: Final = 256
+"""Entries of each stream that one read brings."""
+
+_MAX_PACKED: Final = MAX_BODY + 4096  # an entry; beyond, somebody else wrote it
+_MAX_EVENTS: Final = 10_000  # entries that are no messages: they are kept for workers that were away for a moment
+_REMEMBERED: Final = 32  # client ids of a session, as in memory
+_REMEMBERED_SECONDS: Final = 3600
+_MAX_ROOM_IN_KEY: Final = 200
+_KINDS: Final[dict[bytes, Kind]] = {kind.encode(): kind for kind in ("message", "joined", "left", "typing")}
+
+
+class Link(NamedTuple):
+    """An entry, and where it follows."""
+
+    before: int
+    """The id before its own."""
+    entry: Entry
+
+
+def room_keys(prefix: str, room: str) -> list[str]:
+    """Return a room's keys in the order that the scripts know; the first one names its channel too."""
+    name = quote(room, safe="", errors="surrogatepass")
+    if len(name) > _MAX_ROOM_IN_KEY:
+        name = "%%" + blake2b(name.encode(), digest_size=20).hexdigest()  # nothing is quoted like that
+    parts = ("room", "messages", "events", "names", "taken", "seats", "order", "leases")
+    return [f"{prefix}:{{{name}}}:{part}" for part in parts]
+
+
+def sent_key(keys: list[str], who: str) -> str:
+    """Return the key of the client ids that a session used in a room."""
+    return keys[0].removesuffix("room") + f"sent:{who}"
+
+
+def who_is(session: str) -> str:
+    """Return what stands for a session in Redis."""
+    return blake2b(session.encode(errors="surrogatepass"), digest_size=12, person=b"rawws.who").hexdigest()
+
+
+def unpack(packed: object) -> Link | None:
+    """Read an entry, None for anything that a script did not write."""
+    if not isinstance(packed, bytes) or len(packed) > _MAX_PACKED:
+        return None
+    parts = packed.split(b" ", 5)
+    if len(parts) != 6:
+        return None
+    *numbers, kind, length, rest = parts
+    known = _KINDS.get(kind)
+    if known is None or not all(number.isdigit() and len(number) <= 16 for number in (*numbers, length)):
+        return None
+    before, id, time = map(int, numbers)
+    size = int(length)
+    if size > len(rest) or before >= id:
+        return None
+    name, body = rest[:size].decode(errors="replace"), rest[size:].decode(errors="replace")
+    return Link(before, Entry(id, time, known, name, body))
+
+
+def pack_relayed(message: str | bytes) -> bytes:
+    """Return a relayed message as its channel carries it."""
+    return b"t" + message.encode() if isinstance(message, str) else b"b" + message
+
+
+def unpack_relayed(packed: object) -> str | bytes | None:
+    """Read what `pack_relayed` made, None for anything else."""
+    if isinstance(packed, bytes) and packed[:1] == b"b":
+        return packed[1:]
+    if isinstance(packed, bytes) and packed[:1] == b"t":
+        with suppress(UnicodeDecodeError):
+            return packed[1:].decode()
+    return None
+
+
+# -- the scripts -----------------------------------------------------------------------------------------------------
+
+# KEYS: those of `room_keys`, and for PUBLISH that of `sent_key`. ARGV: the worker, the milliseconds of a lease, the
+# seconds for which a room is kept, the messages that are kept, and then each script's own.
+_COMMON: Final = f"""
+local room, messages, events, names, taken, seats, order, leases = unpack(KEYS)
+local worker, lease, keep, most = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+
+local function text(number) return string.format('%.0f', number) end
+-- Beyond an id, whatever others have put behind it.
+local function beyond(id) return '(' .. id .. '-18446744073709551615' end
+
+local now = redis.call('TIME')
+local micro = now[1] * 1000000 + now[2]
+local milli = math.floor(micro / 1000)
+
+local state = redis.call('HMGET', room, 'position', 'messages', 'events')
+local position = state[1]
+local forgotten = {{ [messages] = state[2], [events] = state[3] }}
+if not position then
+  -- Nothing is known of this room any more: whoever has seen it has missed something.
+  position = text(micro)
+  redis.call('DEL', messages, events, names, taken, seats, order, leases)
+  redis.call('HSET', room, 'position', position, 'messages', position, 'events', position)
+  redis.call('EXPIRE', room, keep)
+  forgotten = {{ [messages] = position, [events] = position }}
+end
+
+local function forget(stream, id)
+  if tonumber(id) > tonumber(forgotten[stream]) then
+    forgotten[stream] = id
+    redis.call('HSET', room, stream == messages and 'messages' or 'events', id)
+  end
+end
+
+-- Append to a stream; trim it, remembering what went.
+local function append(stream, limit, id, packed)
+  local length = redis.pcall('XLEN', stream)
+  if type(length) ~= 'number' then
+    redis.call('DEL', stream)
+    forget(stream, position)
+    length = 0
+  end
+  if length >= limit then
+    local going = redis.call('XRANGE', stream, '-', '+', 'COUNT', length - limit + 1)
+    local last = string.match(going[#going][1], '^%d+')
+    if tonumber(last) <= tonumber(position) then forget(stream, last) end
+  end
+  local added = redis.pcall('XADD', stream, 'MAXLEN', limit, id .. '-0', 'e', packed)
+  if type(added) == 'table' and added.err then
+    -- Somebody else's entry has a greater id, and none of ours could ever follow.
+    redis.call('DEL', stream)
+    forget(stream, position)
+    redis.call('XADD', stream, id .. '-0', 'e', packed)
+  end
+  redis.call('EXPIRE', stream, keep)
+end
+
+-- Something happens in the room.
+local function note(kind, name, body)
+  local id = text(math.max(tonumber(position) + 1, micro))
+  local packed = position .. ' ' .. id .. ' ' .. text(milli) .. ' ' .. kind .. ' ' .. #name .. ' ' .. name .. body
+  if kind == 'message' then append(messages, most, id, packed) else append(events, {_MAX_EVENTS}, id, packed) end
+  position = id
+  redis.call('HSET', room, 'position', position)
+  redis.call('EXPIRE', room, keep)
+  redis.call('PUBLISH', room, packed)
+end
+
+local function vacate(who, key)
+  local name = redis.call('HGET', names, who) or ''
+  redis.call('HDEL', names, who)
+  redis.call('HDEL', seats, who)
+  redis.call('HDEL', taken, key)
+  redis.call('ZREM', order, who)
+  note('left', name, '')
+  return name
+end
+
+-- Give back a seat for each token that `given_back` says so of.
+local function release(who, given_back)
+  local found = redis.call('HGET', seats, who)
+  if not found then return nil end
+  local seat = cjson.decode(found)
+  local holds = {{}}
+  for _, token in ipairs(seat.holds) do
+    if not given_back(token) then holds[#holds + 1] = token end
+  end
+  if #holds == #seat.holds then return nil end
+  if #holds == 0 then return vacate(who, seat.key) end
+  seat.holds = holds
+  redis.call('HSET', seats, who, cjson.encode(seat))
+  return nil
+end
+
+-- The seats of workers that have not been heard of for the time of a lease are given back. A worker that asks lives.
+local function reap()
+  local dead = {{}}
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. text(milli))) do
+    if other ~= worker then
+      dead[other] = true
+      redis.call('ZREM', leases, other)
+    end
+  end
+  if next(dead) then
+    for _, who in ipairs(redis.call('ZRANGE', order, 0, -1)) do
+      release(who, function(token) return dead[string.match(token, '^[^:]*')] end)
+    end
+  end
+end
+
+-- Whether a worker that has seats has lost them: everybody took it for dead, or nothing is known of it.
+local function is_lost(seated) return seated == '1' and not redis.call('ZSCORE', leases, worker) end
+
+-- The worker lives, and so do its seats. Should all workers of the room die, what tells of them goes by itself.
+local function renew()
+  redis.call('ZADD', leases, text(milli + lease), worker)
+  for _, key in ipairs({{ names, taken, seats, order, leases }}) do redis.call('PEXPIRE', key, lease * 4) end
+end
+
+local kinds = {{ message = true, joined = true, left = true, typing = true }}
+
+-- What `unpack` (in Python) can read, at the place where it says that it is.
+local function is_ours(id, fields)
+  local packed = fields[2]
+  if #fields ~= 2 or fields[1] ~= 'e' or #packed > {_MAX_PACKED} then return false end
+  local before, own, time, kind, length, at = string.match(packed, '^(%d+) (%d+) (%d+) (%l+) (%d+) ()')
+  return before and own .. '-0' == id and math.max(#before, #own, #time, #length) <= 16 and kinds[kind]
+    and tonumber(before) < tonumber(own) and at - 1 + tonumber(length) <= #packed
+end
+
+-- Up to `want` of our entries of a stream from one id towards another, and how many of others were skipped.
+local function collect(command, stream, from, to, want)
+  local found, skipped = {{}}, 0
+  while true do
+    local batch = redis.pcall(command, stream, from, to, 'COUNT', want - #found)
+    if batch.err then return found, skipped + 1 end
+    for _, each in ipairs(batch) do
+      if is_ours(each[1], each[2]) then found[#found + 1] = each[2][2] else skipped = skipped + 1 end
+    end
+    if #found >= want or #batch == 0 then return found, skipped end
+    from = '(' .. batch[#batch][1]
+  end
+end
+
+-- Whether the chain of ids goes past an id without touching it.
+local function goes_past(id)
+  local first
+  for _, stream in ipairs({{ messages, events }}) do
+    local packed = collect('XRANGE', stream, beyond(id), '+', 1)[1]
+    if packed then
+      local before, own = string.match(packed, '^(%d+) (%d+)')
+      if not first or tonumber(own) < first.own then first = {{ own = tonumber(own), before = tonumber(before) }} end
+    end
+  end
+  return first and first.before < tonumber(id)
+end
+"""
+
+READ: Final = (
+    _COMMON
+    + f"""
+-- AFTER (or empty), SEATED -> position, what is lost, skipped, messages, events
+local after, seated = ARGV[5], ARGV[6]
+reap()
+if is_lost(seated) then return {{ position, {SEATS_LOST}, 0, {{}}, {{}} }} end
+if seated == '1' then renew() end
+-- Together, however long nobody has said anything: what of a room is gone alone would be missed by nobody.
+for _, key in ipairs({{ room, messages, events }}) do redis.call('EXPIRE', key, keep) end
+if after == '' then return {{ position, 0, 0, {{}}, {{}} }} end
+if tonumber(after) > tonumber(position) then
+  -- Redis has forgotten what it had told: go on beyond that, and let nobody believe that nothing is missing.
+  position = text(math.max(tonumber(after) + 1, micro))
+  redis.call('HSET', room, 'position', position)
+  forget(messages, position)
+  forget(events, position)
+end
+if tonumber(after) < tonumber(forgotten[messages]) or tonumber(after) < tonumber(forgotten[events]) then
+  return {{ position, {ENTRIES_LOST}, 0, {{}}, {{}} }}
+end
+local said, skipped = collect('XRANGE', messages, beyond(after), '+', {READ_AT_ONCE})
+local happened, more = collect('XRANGE', events, beyond(after), '+', {READ_AT_ONCE})
+return {{ position, 0, skipped + more, said, happened }}
+"""
+)
+
+FORGET: Final = (
+    _COMMON
+    + """
+-- Whoever has seen anything has missed something -> position
+forget(messages, position)
+forget(events, position)
+return position
+"""
+)
+
+HISTORY: Final = (
+    _COMMON
+    + """
+-- AFTER or BEFORE (or both empty), LIMIT -> position, whether there is a gap, skipped, messages (newest first
+-- without AFTER), one more than LIMIT if there are
+local after, before, want = ARGV[5], ARGV[6], tonumber(ARGV[7]) + 1
+if after == '' then
+  local found, skipped = collect('XREVRANGE', messages, before == '' and '+' or '(' .. before .. '-0', '-', want)
+  return { position, 0, skipped, found }
+end
+if tonumber(after) < tonumber(forgotten[messages]) or tonumber(after) > tonumber(position) or goes_past(after) then
+  return { position, 1, 0, {} }
+end
+local found, skipped = collect('XRANGE', messages, beyond(after), '+', want)
+return { position, 0, skipped, found }
+"""
+)
+
+ENTER: Final = (
+    _COMMON
+    + """
+-- WHO, NAME, what it is compared by, TOKEN, SEATED -> name; nothing where the caller's other seats are lost
+local who, wanted, base, token, seated = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+reap()
+if is_lost(seated) then return {} end
+local found = redis.call('HGET', seats, who)
+local seat = found and cjson.decode(found)
+local holds = seat and seat.holds or {}
+if seat and seat.wanted ~= wanted then
+  vacate(who, seat.key)
+  seat = nil
+end
+if not seat then
+  local name, key, number = wanted, base, 1
+  while redis.call('HEXISTS', taken, key) == 1 do
+    number = number + 1
+    name, key = wanted .. ' ' .. number, base .. ' ' .. number
+  end
+  seat = { wanted = wanted, key = key }
+  redis.call('HSET', names, who, name)
+  redis.call('HSET', taken, key, who)
+  note('joined', name, '')
+  redis.call('ZADD', order, position, who)
+end
+holds[#holds + 1] = token
+seat.holds = holds
+redis.call('HSET', seats, who, cjson.encode(seat))
+renew()
+return { redis.call('HGET', names, who) }
+"""
+)
+
+LEAVE: Final = (
+    _COMMON
+    + """
+-- WHO, TOKEN -> id, time, name where that was the end of the seat
+local name = release(ARGV[5], function(token) return token == ARGV[6] end)
+if name then return { position, text(milli), name } end
+return {}
+"""
+)
+
+PEOPLE: Final = (
+    _COMMON
+    + """
+-- LIMIT -> number, names
+local present = redis.call('ZRANGE', order, 0, ARGV[5] - 1)
+if #present == 0 then return { 0, {} } end
+return { redis.call('ZCARD', order), redis.call('HMGET', names, unpack(present)) }
+"""
+)
+
+PUBLISH: Final = (
+    _COMMON
+    + f"""
+-- WHO, BODY, CLIENT (or empty) -> id, time, whether it was there already; nothing where the seat is lost
+local who, body, client = ARGV[5], ARGV[6], ARGV[7]
+local name = redis.call('HGET', names, who)
+if not name then return {{}} end
+if client ~= '' then
+  for _, line in ipairs(redis.call('LRANGE', KEYS[9], 0, -1)) do
+    local id, time, used = string.match(line, '^(%d+) (%d+) (.*)$')
+    if used == client then return {{ id, time, 1 }} end
+  end
+end
+note('message', name, body)
+if client ~= '' then
+  redis.call('LPUSH', KEYS[9], position .. ' ' .. text(milli) .. ' ' .. client)
+  redis.call('LTRIM', KEYS[9], 0, {_REMEMBERED - 1})
+  redis.call('EXPIRE', KEYS[9], {_REMEMBERED_SECONDS})
+end
+return {{ position, text(milli), 0 }}
+"""
+)
+
+NOTIFY: Final = (
+    _COMMON
+    + """
+-- WHO, KIND -> anything; nothing where the seat is lost
+local name = redis.call('HGET', names, ARGV[5])
+if not name then return {} end
+note(ARGV[6], name, '')
+return { 1 }
+"""
+)

@@ -1,0 +1,70 @@
+"""The benchmark of rooms over several processes: its generator against a real room, and what it makes of reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from benchmarks import backplane, build
+from benchmarks.payloads import key_lines
+from benchmarks.processes import BenchmarkError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "it can be built"),
+    pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server (Debian package)"),
+]
+RAWWS = next(subject for subject in backplane.SUBJECTS if subject.name == "rawws")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(key_lines())
+    return path
+
+
+def test_a_room_over_two_processes_is_measured(keys: Path) -> None:
+    report = backplane.measure(RAWWS, 2, keys, 0.5, connections=4, speakers=2, pace=20)
+    assert report["said"] >= 20
+    assert report["rate"] > 40
+    assert report["far_p50_ms"] > 0
+    assert report["near_p50_ms"] > 0
+
+
+def test_a_server_that_says_something_else_is_an_error(keys: Path) -> None:
+    wrong = replace(RAWWS, say='{"type":"message","room":"ROOM","text":"~0~7~1~%s"}')
+    with pytest.raises(BenchmarkError, match="heard message 7 of 0, not 0"):
+        backplane.measure(wrong, 1, keys, 0.2, connections=2, speakers=1)
+
+
+def test_medians_are_printed_and_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = iter([1.0, 3.0, 2.0])
+
+    def measure(subject: object, processes: int, keys: Path, seconds: float, **room: object) -> dict[str, float]:
+        if "pace" in room:
+            return {"rate": 0.0, "near_p50_ms": 0.5}
+        if processes == 2:
+            raise BenchmarkError("it is stuck")
+        return {"rate": next(rates), "server_cpu": 0.5, "near_p50_ms": 9.0}
+
+    monkeypatch.setattr(backplane, "measure", measure)
+    assert backplane.main(["rawws", "--rounds", "3", "--json", str(tmp_path / "results.json")]) == 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["medians"] == {"rawws-1": {"rate": 2.0, "rate_per_core": 4.0, "near_p50_ms": 0.5}}
+    output = capsys.readouterr()
+    assert "round 2, rawws-2: it is stuck" in output.err
+    assert "rawws, 1 process " in output.out
+
+
+def test_a_subject_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        backplane.main(["nobody"])
+    assert "no subject is called 'nobody'" in capsys.readouterr().err
