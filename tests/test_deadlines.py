@@ -211,7 +211,7 @@ async def start(nursery: trio.Nursery, held: Held, name: DriverName, limits: Lim
         listeners = [memory]
     else:
         context = server_context() if name == "tls" else None
-        listeners = await rawws.server.open_listeners("127.0.0.1", 0, context)
+        listeners = await rawws.listeners.open_listeners("127.0.0.1", 0, context)
     server: rawws.Server = await nursery.start(partial(rawws.serve_listeners, held, listeners, limits=limits))
     stream: trio.abc.Stream = memory.theirs
     if name != "stream":

@@ -23,6 +23,7 @@ import trio.testing
 import trustme
 
 import rawws
+from rawws import listeners as listeners_module
 from rawws import server as server_module
 from tests.conftest import FAST_LANE
 from tests.raw_client import BINARY, CLOSE, CLOSE_1000, TEXT, Client, connected, echo, frame, handshake, serving
@@ -183,7 +184,7 @@ class TestStarting:
             return first + await original(port, host="127.0.0.2", backlog=backlog)
 
         monkeypatch.setattr(trio, "open_tcp_listeners", open_tcp_listeners)
-        listeners = await server_module.open_listeners("a.name", 0)
+        listeners = await listeners_module.open_listeners("a.name", 0)
         assert [bool(port) for port in asked] == [False, True, False, True, False, True]
         ports = set()
         for listener in listeners:
@@ -204,7 +205,7 @@ class TestStarting:
             return first + await original(0, host="127.0.0.2", backlog=backlog)
 
         monkeypatch.setattr(trio, "open_tcp_listeners", open_tcp_listeners)
-        listeners = await server_module.open_listeners("a.name", 0)
+        listeners = await listeners_module.open_listeners("a.name", 0)
         assert len(listeners) == 2
         for listener in listeners:
             await listener.aclose()

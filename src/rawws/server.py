@@ -28,6 +28,7 @@ import trio
 from .admin import admin_pages, open_admin_listeners
 from .exchange import Exchange, Home, answer_without_connection
 from .lag import Lag
+from .listeners import address_of, open_listeners, socket_of
 from .logs import log_connection
 from .metrics import Counters
 from .protocol import Protocol
@@ -49,20 +50,16 @@ if TYPE_CHECKING:
     from .transport import Receiver, Transport
     from .websocket import WebSocket
 
-__all__ = ["Options", "Server", "open_listeners", "run", "secured", "serve", "serve_listeners", "serve_stream"]
+__all__ = ["Options", "Server", "run", "serve", "serve_listeners", "serve_stream"]
 
 _log = logging.getLogger("rawws")
 
-_BACKLOG: Final = 4096
-"""Connections that the kernel keeps for a listener until they are accepted."""
 _DRAIN_SECONDS: Final = 2.0
 """Time that those who have connected have to ask, and to be answered, after the server stopped listening."""
 _DRAIN_LOOK_SECONDS: Final = 0.05
 """How often a server that drains looks whether they are."""
 _BEAT_SECONDS: Final = 1.0
 """Time between two looks at the delay of the event loop, where no reactor sees it."""
-_SAME_PORT_TRIES: Final = 8
-"""How often a free port is looked for that is free on every address of a name."""
 
 
 class Options(TypedDict, total=False):
@@ -195,7 +192,7 @@ class Server(Home):
         try:
             if self._admin is not None:
                 own = await open_admin_listeners(self._admin)
-                self.admin_addresses = [_address_of(listener.socket.getsockname()) for listener in own]
+                self.admin_addresses = [address_of(listener.socket.getsockname()) for listener in own]
             await _without_group(partial(self._run, listeners, own, started))
         finally:
             with trio.CancelScope(shield=True):
@@ -261,9 +258,9 @@ class Server(Home):
         others: list[trio.abc.Listener[Any]] = []
         limits = self._site.limits
         for listener in listeners:
-            sock = _socket_of(listener)
+            sock = socket_of(listener)
             if sock is not None:
-                self.addresses.append(_address_of(sock.getsockname()))
+                self.addresses.append(address_of(sock.getsockname()))
             if (
                 is_supported()
                 and isinstance(listener, trio.SocketListener)
@@ -285,7 +282,7 @@ class Server(Home):
     def _greet(self, transport: Transport, address: object, *, secure: bool = False) -> Receiver:
         """Take a new connection: its HTTP side, which may be all of it."""
         self.counters.accepted += 1
-        client = _address_of(address)
+        client = address_of(address)
         exchange = Exchange(self._site, self, transport, client, secure=secure)
         self._exchanges.add(exchange)
         host = remote_host(client)
@@ -316,7 +313,7 @@ class Server(Home):
     def _refuse(self, address: object, data: bytes) -> bytes:
         """Answer a client for which no descriptor is left."""
         self.counters.refuse("descriptors")
-        return answer_without_connection(self._site, _address_of(address), data)
+        return answer_without_connection(self._site, address_of(address), data)
 
     async def _beat(self) -> None:
         """Measure the delay of the event loop where no reactor does."""
@@ -338,7 +335,7 @@ class Server(Home):
         """Serve one stream; a TLS handshake happens in its first read, and under the deadline of the first head."""
         try:
             transport = StreamTransport(stream, stall_timeout=self._site.limits.send_timeout)
-            sock = _socket_of(stream)
+            sock = socket_of(stream)
             try:
                 address = sock.getpeername() if sock is not None else None
             except OSError:
@@ -421,43 +418,6 @@ class Server(Home):
     def _look_idle(self) -> None:
         if self._closing and not (self._websockets or self._leaving or self._running_handlers):
             self._idle.set()
-
-
-async def open_listeners(
-    host: str | None, port: int, ssl_context: ssl.SSLContext | None = None
-) -> list[trio.abc.Listener[Any]]:
-    """Bind TCP listeners, for `serve_listeners`.
-
-    Args:
-        host: an address or a name; None binds all interfaces.
-        port: 0 lets the system choose, one port for all addresses of the host if there is such.
-        ssl_context: with it the listeners speak TLS.
-
-    Raises:
-        OSError: an address cannot be bound.
-    """
-    listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
-    for _ in range(_SAME_PORT_TRIES):
-        chosen = [listener.socket.getsockname()[1] for listener in listeners]
-        if len(set(chosen)) == 1:
-            break
-        for listener in listeners:
-            listener.socket.close()
-        try:
-            listeners = await trio.open_tcp_listeners(chosen[0], host=host, backlog=_BACKLOG)
-        except OSError:
-            listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
-    return secured(listeners, ssl_context)
-
-
-def secured(
-    listeners: Sequence[trio.SocketListener], ssl_context: ssl.SSLContext | None
-) -> list[trio.abc.Listener[Any]]:
-    """Return listeners that speak TLS, or the same without a context."""
-    if ssl_context is None:
-        return list(listeners)
-    # Browsers do not wait for close_notify, and neither do we.
-    return [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
 
 
 async def serve(
@@ -600,17 +560,3 @@ async def _without_group(run: Callable[[], Awaitable[None]]) -> None:
     else:
         return
     raise cause  # out here, where the group does not become its context
-
-
-def _socket_of(resource: object) -> Any:
-    """Return the trio socket below a listener or stream, None where there is none."""
-    for attribute in ("transport_listener", "transport_stream"):
-        resource = getattr(resource, attribute, resource)
-    return getattr(resource, "socket", None)
-
-
-def _address_of(address: object) -> Address:
-    """Return a socket address as `(host, port)`, a Unix socket's as its path, None for one without a name."""
-    if isinstance(address, tuple):
-        return (str(address[0]), int(address[1]))
-    return address if isinstance(address, str) and address else None

@@ -23,9 +23,10 @@ import trio
 from .control import Channel, health_text
 from .errors import HandshakeError
 from .http import Response
+from .listeners import secured
 from .metrics import CONTENT_TYPE, collect, render
 from .protocol import Protocol
-from .server import secured, serve_listeners
+from .server import serve_listeners
 from .site import for_this_machine
 
 if TYPE_CHECKING:

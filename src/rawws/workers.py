@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 import trio
 
 from .admin import open_admin_listeners
-from .server import open_listeners, serve_listeners
+from .listeners import open_listeners
+from .server import serve_listeners
 from .supervisor import Process, Supervisor
 from .worker import pages
 
