@@ -271,8 +271,8 @@ def _handshake(payload: Payload) -> list[Work]:
     from wsproto.events import AcceptConnection
 
     from rawws.handshake import accept_headers, check_upgrade
-    from rawws.http import RequestReader
     from rawws.limits import Limits
+    from rawws.request_reader import RequestReader
 
     limits = Limits()
 

@@ -20,8 +20,9 @@ from rawws.handshake import (
     check_upgrade,
     is_websocket_request,
 )
-from rawws.http import Headers, Request, RequestReader, Response
+from rawws.http import Headers, Request, Response
 from rawws.limits import Limits
+from rawws.request_reader import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from rawws import static_files
 from rawws.errors import HandshakeError
-from rawws.http import Request, RequestReader, Response
+from rawws.http import Request, Response
 from rawws.limits import Limits
+from rawws.request_reader import RequestReader
 from rawws.static_files import BUNDLED_CONTENT_SECURITY_POLICY, StaticFiles
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ import trio
 from .deflate import negotiate
 from .errors import HandshakeError
 from .handshake import accept_headers, check_origin, check_upgrade, is_websocket_request
-from .http import RequestReader, Response, reason_phrase
+from .http import Response, reason_phrase
 from .logs import escape, peer_name
 from .protocol import Protocol
+from .request_reader import RequestReader
 from .transport import HIGH_WATER, Receiver
 from .websocket import Handshake, WebSocket
 
