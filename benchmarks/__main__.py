@@ -28,6 +28,7 @@ spreads and ratios to rawws are printed at the end, and written to build/benchma
   python -m benchmarks compare HEAD         the working tree against a revision, in one run
   python -m benchmarks codec                the codec alone, without sockets
   python -m benchmarks growth               figures as connections and rooms grow
+  python -m benchmarks.backplane            rooms over several processes and Redis, beside others that have them
   python -m benchmarks chart results.json out.svg [CASE ...]"""
 
 

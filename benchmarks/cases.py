@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CASES", "Case", "Metric", "Mode", "Payload", "select_cases"]
 
-Mode: TypeAlias = Literal["echo", "broadcast", "handshakes", "latency", "memory", "start", "chat"]
+Mode: TypeAlias = Literal["echo", "broadcast", "handshakes", "latency", "memory", "start", "chat", "client"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,8 @@ class Case:
     """Seconds between the last handshake and the first message."""
     period: float = 1.0
     """Seconds between two messages of a member of the chat."""
+    reference: str | None = None
+    """The peer that ratios are taken to; None: that of the run."""
 
     @property
     def sample(self) -> int:
@@ -154,6 +156,21 @@ CASES: tuple[Case, ...] = (
         ),
         connections=1000,
         settle=1.0,
+    ),
+    Case(
+        name="client-1",
+        title="Client, 32 B text echoed by the floor, 1 connection",
+        mode="client",
+        metrics=_MESSAGES,
+        connections=1,
+        reference="rawws-client",
+    ),
+    Case(
+        name="client-64",
+        title="Client, 32 B text echoed by the floor, 64 connections",
+        mode="client",
+        metrics=_MESSAGES,
+        reference="rawws-client",
     ),
     Case(
         name="memory-1k",

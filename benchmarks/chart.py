@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-__all__ = ["draw_bars", "draw_lines", "panels"]
+__all__ = ["draw_bars", "draw_lines", "draw_timelines", "panels"]
 
 _OURS, _PEER, _FLOOR = "#0072B2", "#E69F00", "#999999"
 _MARKERS = "osD^vPX"
@@ -148,5 +148,22 @@ def draw_lines(data: Mapping[str, Any], path: Path) -> int:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, frameon=False)
     figure.supxlabel(_foot(data), fontsize=7, color="#555555")
+    _save(figure, path)
+    return len(plots)
+
+
+def draw_timelines(data: Mapping[str, Any], path: Path) -> int:
+    """Draw plots over seconds, one below the other, and return how many there are."""
+    plots = data["plots"]
+    figure, grid = _figure(len(plots), 1, 8.0, 2.4 * len(plots))
+    for axes, plot in zip(grid.flat, plots, strict=True):
+        for color, (label, points) in zip(_LINES, plot["series"].items(), strict=False):
+            axes.plot([x for x, _ in points], [y for _, y in points], color=color, label=label, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        axes.set_title(plot["title"], fontsize=10, loc="left")
+        axes.grid(visible=True, linewidth=0.4, color="#cccccc")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False, loc=plot["legend"])
+    figure.supxlabel(f"seconds; {_foot(data)}", fontsize=7, color="#555555")
     _save(figure, path)
     return len(plots)

@@ -127,7 +127,7 @@ static size_t write_frame(uint8_t *to, uint8_t first, const uint8_t *payload, si
 }
 
 /* The payload file is a run of records: length (32 bits, little-endian), bytes. */
-static void load_messages(void)
+static void __attribute__((unused)) load_messages(void)
 {
     FILE *file = fopen(payload_file, "rb");
     uint8_t raw[4];
@@ -340,7 +340,7 @@ static bool common_option(const char *argument)
     return true;
 }
 
-static void check_common_options(void)
+static void __attribute__((unused)) check_common_options(void)
 {
     if (!connections || !sources || sources > 250 || !payload_file || !key_file)
         fail("a count is 0, or a file is missing");

@@ -35,11 +35,12 @@ __all__ = [
     "launch",
     "raise_descriptor_limit",
     "resident_bytes",
+    "run_client",
 ]
 
 _START_TIMEOUT = 20.0
 _REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 _CLOSE = b"\x88\x82\x00\x00\x00\x00\x03\xe8"  # FIN, Close, masked with zeros, 1000
@@ -123,14 +124,13 @@ class Server:
 
 @contextlib.contextmanager
 def launch(
-    command: Sequence[str], port: int, core: int | None, environment: Mapping[str, str] | None = None
+    command: Sequence[str], port: int, core: int | None, environment: Mapping[str, str] | None = None, path: str = "/"
 ) -> Iterator[Server]:
     """Start a server, wait for its first handshake, and end it at the end of the block.
 
     Raises:
         BenchmarkError: it ended, or did not answer an Upgrade in time. The text has the end of its output.
     """
-    python_path = os.pathsep.join(filter(None, [(environment or {}).get("PYTHONPATH", ""), str(build.ROOT)]))
     with tempfile.TemporaryFile() as output:
         with _on_core(core):
             began = time.perf_counter()
@@ -140,15 +140,51 @@ def launch(
                 stdout=output,
                 stderr=output,
                 cwd=build.ROOT,
-                env={**os.environ, **(environment or {}), "PYTHONPATH": python_path},
+                env=_environment(environment),
             )
         try:
-            _wait_for_handshake(process, port, began + _START_TIMEOUT, output)
+            _wait_for_handshake(process, port, path, began + _START_TIMEOUT, output)
             yield Server(process.pid, port, time.perf_counter() - began)
             if process.poll() is not None:
                 raise BenchmarkError(f"the server ended by itself{_last_words(output)}")
         finally:
             _end(process)
+
+
+def _environment(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment of a peer; modules are compiled once and kept, as an installed peer's are anyway."""
+    python_path = os.pathsep.join(filter(None, [(environment or {}).get("PYTHONPATH", ""), str(build.ROOT)]))
+    return {**os.environ, **(environment or {}), "PYTHONPATH": python_path, "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def run_client(
+    command: Sequence[str], core: int | None, timeout: float, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a client to its end and return its report.
+
+    Raises:
+        BenchmarkError: it failed, or reported nothing within `timeout` seconds. The text has the end of its output.
+    """
+    with tempfile.TemporaryFile() as output:
+        with _on_core(core):
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                cwd=build.ROOT,
+                env=_environment(environment),
+            )
+        try:
+            report, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"the client did not report within {timeout:g} s{_last_words(output)}") from None
+        finally:
+            _end(process)
+        if process.returncode or not report:
+            raise BenchmarkError(f"the client ended with status {process.returncode}{_last_words(output)}")
+        result: dict[str, Any] = json.loads(report)
+        return result
 
 
 def _last_words(output: IO[bytes]) -> str:
@@ -158,7 +194,9 @@ def _last_words(output: IO[bytes]) -> str:
     return next((f": {line}" for line in reversed(lines) if any(map(str.isalpha, line))), "")
 
 
-def _wait_for_handshake(process: subprocess.Popen[bytes], port: int, deadline: float, output: IO[bytes]) -> None:
+def _wait_for_handshake(
+    process: subprocess.Popen[bytes], port: int, path: str, deadline: float, output: IO[bytes]
+) -> None:
     """Try until an Upgrade is answered with 101; the connection is closed by the time it returns."""
     while time.perf_counter() < deadline:
         if process.poll() is not None:
@@ -170,7 +208,7 @@ def _wait_for_handshake(process: subprocess.Popen[bytes], port: int, deadline: f
             continue
         with connection:
             try:
-                _shake_hands(connection, port)
+                _shake_hands(connection, port, path)
             except BenchmarkError as error:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1)  # a server that fails says why a little later
@@ -179,11 +217,11 @@ def _wait_for_handshake(process: subprocess.Popen[bytes], port: int, deadline: f
     raise BenchmarkError(f"the server did not answer within {_START_TIMEOUT:g} s{_last_words(output)}")
 
 
-def _shake_hands(connection: socket.socket, port: int) -> None:
+def _shake_hands(connection: socket.socket, port: int, path: str) -> None:
     """Upgrade and close one connection, up to the end of the stream."""
     head = b""
     try:
-        connection.sendall(_REQUEST % port)
+        connection.sendall(_REQUEST % (path.encode(), port))
         while b"\r\n\r\n" not in head and (data := connection.recv(4096)):
             head += data
     except OSError as error:
@@ -228,10 +266,10 @@ class Generator:
 
 
 @contextlib.contextmanager
-def generator(mode: str, port: int, core: int | None, **options: object) -> Iterator[Generator]:
+def generator(mode: str, port: int | str, core: int | None, **options: object) -> Iterator[Generator]:
     """Start the load generator of a mode and end it at the end of the block."""
     arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
-    program = [build.program("chat")] if mode == "chat" else [build.program("load"), mode]
+    program = [build.program(mode)] if mode in ("chat", "room") else [build.program("load"), mode]
     command = [*map(str, program), str(port), *arguments]
     with _on_core(core):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -244,7 +282,7 @@ def generator(mode: str, port: int, core: int | None, **options: object) -> Iter
         _end(process)
 
 
-def generate(mode: str, port: int, core: int | None, timeout: float, **options: object) -> dict[str, Any]:
+def generate(mode: str, port: int | str, core: int | None, timeout: float, **options: object) -> dict[str, Any]:
     """Run a load generator to its end and return its report.
 
     Raises:

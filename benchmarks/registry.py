@@ -1,4 +1,4 @@
-"""The peers: which servers there are, how each is started, what it needs and what it cannot do.
+"""The peers: which servers and clients there are, how each is started, what it needs and what it cannot do.
 
 This module is data and a few look-ups. A peer is one small program of `benchmarks.peers` (or the compiled
 floor) in one style. Nothing here runs a peer's code; a missing one is skipped by name with the reason.
@@ -28,12 +28,12 @@ REFERENCE = "rawws"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One server to measure."""
+    """One server, or one client, to measure."""
 
     name: str
     label: str
     program: str
-    """A module of `benchmarks.peers`, or the name of a C program beside this file."""
+    """A module of `benchmarks.peers` or `benchmarks.clients`, or the name of a C program beside this file."""
     style: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     """What must be importable."""
@@ -43,6 +43,8 @@ class Peer:
     """Measured when no peers are named."""
     compiled: bool = False
     """The program is C."""
+    is_client: bool = False
+    """It is a client; the floor is its server."""
     has_deflate: bool = True
     has_chat: bool = False
     """Comes with the chat of rawws, an async handler."""
@@ -59,12 +61,23 @@ class Peer:
             return [str(build.program(self.program)), *arguments]
         return [sys.executable, "-m", f"benchmarks.peers.{self.program}", *arguments]
 
+    def client_command(
+        self, port: int, *, connections: int, warmup: float, seconds: float, server_pid: int
+    ) -> list[str]:
+        """Return the command that starts this client."""
+        arguments = [str(port), str(connections), str(warmup), str(seconds), str(server_pid)]
+        return [sys.executable, "-m", f"benchmarks.clients.{self.program}", *arguments]
+
     def missing(self) -> str:
         """Return why this peer cannot run here, or an empty string."""
         if self.compiled:
             return build.missing()
         absent = [module for module in self.modules if not _importable(module)]
         return f"not installed: {', '.join(absent)}" if absent else ""
+
+    def takes_part(self, case: Case) -> bool:
+        """Whether the case is one for servers, or for clients, as this peer is."""
+        return self.is_client == (case.mode == "client")
 
     def unsupported(self, case: Case) -> str:
         """Return why this peer has no row in a case, or an empty string."""
@@ -167,6 +180,54 @@ PEERS: tuple[Peer, ...] = (
         has_deflate=False,
         keepalive="recipe",
     ),
+    Peer(
+        name="rawws-client",
+        label="rawws",
+        program="rawws_client",
+        is_client=True,
+        modules=("rawws", "rawws.client"),
+        distributions=("rawws", "trio", "wsproto", "h11"),
+    ),
+    Peer(
+        name="picows-client",
+        label="picows on uvloop",
+        program="picows_client",
+        is_client=True,
+        modules=("picows", "uvloop"),
+        distributions=("picows", "aiofastnet", "uvloop"),
+    ),
+    Peer(
+        name="aiohttp-client",
+        label="aiohttp on uvloop",
+        program="aiohttp_client",
+        is_client=True,
+        modules=("aiohttp", "uvloop"),
+        distributions=("aiohttp", "uvloop"),
+    ),
+    Peer(
+        name="websockets-client",
+        label="websockets on asyncio, uvloop",
+        program="websockets_asyncio_client",
+        is_client=True,
+        modules=("websockets", "uvloop"),
+        distributions=("websockets", "uvloop"),
+    ),
+    Peer(
+        name="websockets-trio-client",
+        label="websockets on trio",
+        program="websockets_trio_client",
+        is_client=True,
+        modules=("websockets.trio", "trio"),
+        distributions=("websockets", "trio"),
+    ),
+    Peer(
+        name="trio-websocket-client",
+        label="trio-websocket",
+        program="trio_websocket_client",
+        is_client=True,
+        modules=("trio_websocket", "trio"),
+        distributions=("trio-websocket", "wsproto", "trio"),
+    ),
 )
 
 
@@ -185,7 +246,9 @@ def select_peers(names: Sequence[str] | None, compiled: str | None = None) -> tu
             raise ValueError(f"no peer is called {name!r}; there are {', '.join(peer.name for peer in PEERS)}")
     chosen = [peer for peer in PEERS if (peer.default if names is None else peer.name in names)]
     if compiled is not None:
-        chosen += [variant(peer, "compiled", compiled) for peer in chosen if peer.program == "rawws_server"]
+        chosen += [
+            variant(peer, "compiled", compiled) for peer in chosen if peer.program in ("rawws_server", "rawws_client")
+        ]
     return tuple(chosen)
 
 

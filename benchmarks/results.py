@@ -30,9 +30,9 @@ class Outcome:
     values: Mapping[str, float] = field(default_factory=dict)
     """The case's metrics by key."""
     client_cpu: float | None = None
-    """The load generator's share of a core in the measured time, 0 to 1."""
+    """The load generator's share of a core in the measured time, 0 to 1; where clients are measured, the floor's."""
     server_cpu: float | None = None
-    """The server's."""
+    """The server's; where clients are measured, the client's."""
     notes: tuple[str, ...] = ()
     error: str = ""
 
@@ -128,7 +128,7 @@ class Results:
     def ratio(self, case: Case, metric: Metric, name: str, reference: str | None = None) -> float | None:
         """Return a peer's median ratio to the reference, or None when one of them has no figure."""
         rows = self.rows.get(case.name, {})
-        row, base = rows.get(name), rows.get(reference or self.reference)
+        row, base = rows.get(name), rows.get(reference or case.reference or self.reference)
         if row is None or base is None or row.error or base.error:
             return None
         return median_ratio(row.values(metric), base.values(metric))

@@ -13,8 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from benchmarks import payloads
-from benchmarks.processes import BenchmarkError, Cores, free_port, generate, generator, launch, resident_bytes
+from benchmarks import build, payloads
+from benchmarks.processes import (
+    BenchmarkError,
+    Cores,
+    free_port,
+    generate,
+    generator,
+    launch,
+    resident_bytes,
+    run_client,
+)
 from benchmarks.results import Outcome, Results
 
 if TYPE_CHECKING:
@@ -109,6 +118,8 @@ def measure(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:
             return _measure_memory(case, peer, plan, files)
         if case.mode == "chat":
             return _measure_chat(case, peer, plan, files)
+        if case.mode == "client":
+            return _measure_client(case, peer, plan)
         return _measure_load(case, peer, plan, files)
     except BenchmarkError as error:
         return Outcome(error=str(error))
@@ -180,6 +191,22 @@ def _measure_chat(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:
     return _outcome(case, report)
 
 
+def _measure_client(case: Case, peer: Peer, plan: Plan) -> Outcome:
+    port = free_port()
+    floor = [str(build.program("floor")), str(port), "echo", "0", "0"]
+    with launch(floor, port, plan.cores.load) as server:
+        command = peer.client_command(
+            port,
+            connections=case.connections,
+            warmup=plan.warmup,
+            seconds=plan.seconds,
+            server_pid=server.pid,
+        )
+        report = run_client(command, plan.cores.server, plan.seconds + plan.warmup + _MARGIN, peer.environment)
+    values = {metric.key: float(report[metric.key]) for metric in case.metrics}
+    return Outcome(values, report["server_cpu"], report["client_cpu"])
+
+
 def _outcome(case: Case, report: Mapping[str, Any], notes: Sequence[str] = ()) -> Outcome:
     """Return what a load generator's report says of a case."""
     if report.get("others_cpu", 0) > DISTURBED:
@@ -225,12 +252,13 @@ def run(cases: Sequence[Case], peers: Sequence[Peer], plan: Plan, results: Resul
     `results`.
     """
     for case in cases:
-        rows = {peer.name: results.row(case, peer) for peer in peers}
-        for peer in peers:
+        own = [peer for peer in peers if peer.takes_part(case)]
+        rows = {peer.name: results.row(case, peer) for peer in own}
+        for peer in own:
             rows[peer.name].skipped = peer.unsupported(case)
         with files_for(case) as files:
             for round_number in range(plan.repeat):
-                for peer in peers:
+                for peer in own:
                     row = rows[peer.name]
                     if row.skipped:
                         continue

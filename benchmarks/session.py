@@ -62,7 +62,7 @@ def measure_all(
         {**describe(present), "cores_used": [plan.cores.server, plan.cores.load]}, reference, absent=absent
     )
     seconds = {case.name: step_seconds(case, plan) for case in fitting}
-    steps = [case for case in fitting for peer in present if not peer.unsupported(case)]
+    steps = [case for case in fitting for peer in present if peer.takes_part(case) and not peer.unsupported(case)]
     total = plan.repeat * sum(seconds[case.name] for case in steps)
     try:
         with Display(console, seconds, plan.repeat * len(steps), total) as display:

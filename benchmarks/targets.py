@@ -71,6 +71,12 @@ TARGETS: tuple[Target, ...] = (
     Target(case="memory-10k", subject="rawws", bound=2048, at_most=True, metric="bytes"),
     Target(case="memory-10k", subject="rawws-task", bound=6144, at_most=True, metric="bytes"),
     Target(case="latency", subject="rawws", against=("picows",), bound=1.2, at_most=True, metric="p99_us"),
+    Target(case="client-1", subject="rawws-client", against=("aiohttp-client",), bound=1.0),
+    Target(case="client-1", subject="rawws-client", against=("websockets-trio-client",), bound=5),
+    Target(case="client-1", subject="rawws-client", against=("trio-websocket-client",), bound=5),
+    Target(case="client-64", subject="rawws-client", against=("aiohttp-client",), bound=1.0),
+    Target(case="client-64", subject="rawws-client", against=("websockets-trio-client",), bound=5),
+    Target(case="client-64", subject="rawws-client", against=("trio-websocket-client",), bound=5),
     Target(case="chat", subject="rawws-task", bound=250, at_most=True, metric="p99_ms"),
     Target(case="start", subject="rawws", against=("aiohttp",), bound=1.1, at_most=True, metric="ms"),
 )

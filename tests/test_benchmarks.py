@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 ECHO = next(case for case in CASES if case.name == "echo")
 LATENCY = next(case for case in CASES if case.name == "latency")
 CHAT = next(case for case in CASES if case.name == "chat")
+CLIENT = next(case for case in CASES if case.name == "client-64")
 FLOOR = next(peer for peer in PEERS if peer.name == "floor")
 RAWWS, RAWWS_TASK, PICOWS = (
     next(peer for peer in PEERS if peer.name == name) for name in ("rawws", "rawws-task", "picows")
@@ -125,7 +126,8 @@ class TestTables:
         assert not PICOWS.unsupported(ECHO)
 
     def test_only_the_handler_of_rawws_has_a_chat(self) -> None:
-        assert [peer.name for peer in PEERS if not peer.unsupported(CHAT)] == ["rawws-task"]
+        servers = [peer for peer in PEERS if peer.takes_part(CHAT)]
+        assert [peer.name for peer in servers if not peer.unsupported(CHAT)] == ["rawws-task"]
         assert PICOWS.unsupported(CHAT) == "no chat"
         assert not variant(RAWWS_TASK, "compiled", "there").unsupported(CHAT)
 
@@ -136,8 +138,15 @@ class TestTables:
     def test_every_program_is_there(self) -> None:
         folder = build.ROOT / "benchmarks"
         for peer in PEERS:
-            source = folder / f"{peer.program}.c" if peer.compiled else folder / "peers" / f"{peer.program}.py"
+            kind = "clients" if peer.is_client else "peers"
+            source = folder / f"{peer.program}.c" if peer.compiled else folder / kind / f"{peer.program}.py"
             assert source.is_file()
+
+    def test_clients_have_cases_of_their_own(self) -> None:
+        clients = [peer.name for peer in PEERS if peer.takes_part(CLIENT)]
+        assert clients == [peer.name for peer in PEERS if peer.is_client]
+        assert "rawws-client" in clients
+        assert not any(peer.takes_part(ECHO) for peer in PEERS if peer.is_client)
 
     def test_compiled_build_comes_beside_the_same_peers(self) -> None:
         names = [peer.name for peer in select_peers(["rawws", "rawws-task", "picows"], compiled="there")]
@@ -369,6 +378,27 @@ class TestLoadGeneratorAgainstTheFloor:
 
 
 @needs_compiler
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if peer.is_client], ids=lambda peer: peer.name)
+def test_a_client_yields_its_figures(peer: Peer) -> None:
+    if absent := peer.missing():
+        pytest.skip(f"pip install {' '.join(peer.modules)}: {absent}")
+    case = replace(CLIENT, connections=3)
+    with files_for(case) as files:
+        outcome = measure(case, peer, QUICK, files)
+    assert outcome.error == ""
+    assert outcome.values["rate"] > 0
+    assert outcome.client_cpu is not None
+    assert outcome.server_cpu is not None
+
+
+@needs_compiler
+def test_a_client_that_fails_says_why() -> None:
+    peer = replace(next(peer for peer in PEERS if peer.is_client), program="no_such_client")
+    with files_for(CLIENT) as files:
+        assert "No module named" in measure(CLIENT, peer, QUICK, files).error
+
+
+@needs_compiler
 def test_chat_yields_its_figures() -> None:
     case = replace(CHAT, connections=12, period=0.02, settle=0.05)
     with files_for(case) as files:
@@ -564,7 +594,7 @@ class TestBuild:
         assert build.program("floor").stat().st_mtime_ns > header
 
     def test_sources_compile_without_warnings(self, tmp_path: Path) -> None:
-        for name in ("load", "chat", "floor"):
+        for name in ("load", "chat", "room", "floor"):
             source = build.ROOT / "benchmarks" / f"{name}.c"
             done = subprocess.run(
                 [

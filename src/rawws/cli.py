@@ -15,22 +15,39 @@ import os
 import socket
 import ssl
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import trio
+
+from . import connect_command
 from ._build import COMPILED
 from ._version import __version__
+from .admin import admin_name
+from .backplane import BackplaneError
 from .echo import applications
-from .handshake import canonical_origin
+from .handshake import canonical_host, canonical_origin
+from .http import parse_authority
 from .limits import Limits
-from .server import Server, run
-from .site import health
+from .logs import configure
+from .redis_url import RedisUrl
+from .server import Options, Server, run
 from .static_files import StaticFiles
+from .supervisor import WorkersDidNotStartError
+from .terminal import TerminalError
+from .worker import Refusing, inherit
+from .workers import Listening, lead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .admin import AdminAddress
+    from .redis_backplane import RedisBackplane
+
 __all__ = ["main"]
+
+_log = logging.getLogger("rawws")
 
 _EXAMPLES: Final = """\
 examples:
@@ -38,10 +55,19 @@ examples:
   rawws serve --port 0                      on a free port, which is printed
   rawws serve --static ./public             serve your own folder instead of the page
   rawws serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+  rawws serve --workers auto                one process for each core
+  rawws serve --backplane redis://cache     share the rooms with other processes
   rawws serve --origin https://example.com  let pages of another site connect
   rawws serve --help                        every option and limit
+  rawws connect ws://localhost:8000/echo    talk to a server; rawws connect --help says more
 """
 _ANY_ADDRESS: Final = ("", "0.0.0.0", "::")
+_SHARED_PATHS: Final = ("/chat", "/broadcast")
+"""Where what one connection says reaches others."""
+_SPLIT: Final = (
+    "With several workers, people here would reach only those on the same one. "
+    "Start rawws with --backplane, or without --workers."
+)
 _LIMITS: Final = {
     "max_head_size": "size of a request head; beyond: 431",
     "max_header_count": "header fields in a request head; beyond: 431",
@@ -82,13 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
     try:
-        _serve(_parser().parse_args(arguments))
-    except _UsageError as exc:
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            raise _UsageError(f"unrecognized arguments: {' '.join(unknown)}; see rawws {arguments[0]} --help")
+        status: int = options.run(options, arguments)
+    except (_UsageError, TerminalError) as exc:
         print(f"rawws: {exc}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130  # before or after the server listened to signals; a shell's number for SIGINT
-    return 0
+        return 130  # before or after the command listened to signals; a shell's number for SIGINT
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +134,11 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve the page and its WebSockets (the default)",
         description="Serve a static folder on plain HTTP, and WebSockets on /chat, /communicate, /echo, /echo/task and "
-        "/broadcast of the same port; and /health, to this machine.",
+        "/broadcast of the same port; and /health and /metrics, to this machine.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    serve.set_defaults(run=_serve)
     serve.add_argument("--host", default="127.0.0.1", help="address or name to listen on (default: %(default)s)")
     serve.add_argument(
         "--port", type=_port, default=8000, help="port to listen on; 0 picks a free one (default: %(default)s)"
@@ -125,6 +155,39 @@ def _parser() -> argparse.ArgumentParser:
         help="let pages of this origin connect, such as https://example.com; may be repeated; * lets all "
         "(default: the server's own)",
     )
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        type=_host,
+        metavar="HOST",
+        help="serve requests for this host alone, such as example.com or localhost:8000; may be repeated "
+        "(default: all)",
+    )
+    serve.add_argument(
+        "--admin",
+        default=True,
+        type=_admin,
+        metavar="HOST:PORT",
+        help="answer /health and /metrics there alone, in plain HTTP; unix:PATH for a Unix socket "
+        "(default: on the port of the server, to this machine)",
+    )
+    serve.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that serve the port, each with the limits below, kept running by one more; auto: one for each "
+        "core (default: %(default)s, without another)",
+    )
+    serve.add_argument("--worker", type=_descriptors, help=argparse.SUPPRESS)  # what `workers.spawner` appends
+    serve.add_argument(
+        "--backplane",
+        type=_backplane_url,
+        metavar="URL",
+        help="share /chat and /broadcast with every other process that names the same Redis: redis://HOST:PORT, rediss "
+        "for TLS, redis+cluster://HOST:PORT,..., redis+sentinel://HOST:PORT,.../SERVICE, unix:///PATH "
+        "(default: this process is alone)",
+    )
     serve.add_argument("--tls-cert", metavar="FILE", help="certificate chain in PEM; the server then speaks TLS")
     serve.add_argument("--tls-key", metavar="FILE", help="its private key in PEM (default: in the certificate's file)")
     serve.add_argument("--no-compression", action="store_true", help="do not offer permessage-deflate")
@@ -135,9 +198,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error", "critical"),
         help="what to log, on stderr (default: %(default)s)",
     )
+    serve.add_argument(
+        "--log-format", default="text", choices=("text", "json"), help="how to log it (default: %(default)s)"
+    )
     limits = serve.add_argument_group("limits", "Times are seconds; inf is for ever.")
     for field in dataclasses.fields(Limits):
         _add_limit(limits, field)
+    connect_command.add_parser(commands, _number, _seconds)
     return parser
 
 
@@ -163,6 +230,16 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _workers(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _number(text)
+
+
+def _descriptors(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError("give a whole number from 1")
@@ -186,45 +263,147 @@ def _origin(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is {exc}") from exc
 
 
-def _serve(options: argparse.Namespace) -> None:
+def _host(text: str) -> str:
+    try:
+        return canonical_host(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is {exc}") from exc
+
+
+def _admin(text: str) -> AdminAddress:
+    path = text.removeprefix("unix:")
+    if path != text and path:
+        return path
+    host, port = parse_authority(text) or ("", None)
+    if port is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no address: it should look like 127.0.0.1:9000, [::1]:9000 or unix:/run/rawws.sock"
+        )
+    return host.strip("[]"), port
+
+
+def _backplane_url(text: str) -> str:
+    try:
+        RedisUrl.parse(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return text
+
+
+def _backplane(options: argparse.Namespace) -> RedisBackplane | None:
+    """Return what --backplane names; it is still to be opened."""
+    if options.backplane is None:
+        return None
+    try:
+        from .redis_backplane import RedisBackplane
+    except ImportError as exc:
+        raise _UsageError(f"--backplane needs {exc.name}; install it with: pip install 'rawws[redis]'") from exc
+    logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what it says with a traceback, rawws says in a line
+    return RedisBackplane(options.backplane)
+
+
+def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Serve as this process, as a worker of another one, or as the parent of workers."""
     static = _static(options)
     context = _ssl_context(options)
+    backplane = _backplane(options)
+    settings: Options = {
+        "static": static,
+        "origins": options.origin,
+        "hosts": options.allowed_host,
+        "limits": Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)}),
+        "compression": not options.no_compression,
+        "fast_lane": not options.no_fast_lane,
+    }
     _raise_descriptor_limit()
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    configure(options.log_level, options.log_format, sys.stderr)
+    announce = _announcement(options.host, "http" if context is None else "https")
     try:
+        if options.worker is not None:
+            trio.run(partial(_work, options, context, backplane, settings))
+            return 0
+        if options.workers > 1:
+            del settings, static  # the workers read their own files
+            return _lead(options, arguments, announce)
         run(
-            applications(),
+            applications(backplane),
             options.host,
             options.port,
             ssl_context=context,
-            on_start=_announcement(options.host, "http" if context is None else "https"),
-            static=static,
-            pages={"/health": health},
-            origins=options.origin,
-            limits=Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)}),
-            compression=not options.no_compression,
-            fast_lane=not options.no_fast_lane,
+            on_start=announce,
+            lifespan=backplane,
+            admin=options.admin,
+            **settings,
         )
+    except BackplaneError as exc:
+        raise _UsageError(f"--backplane: {exc}; start it, or name another") from exc
     except (OSError, UnicodeError) as exc:  # the latter for a name that can be none
+        if isinstance(exc, OSError) and options.admin is not True and exc.filename == admin_name(options.admin):
+            raise _UsageError(f"--admin {exc.filename}: {exc.strerror}; choose another address") from exc
         raise _UsageError(_explain(exc, options.host, options.port)) from exc
+    return 0
 
 
-def _announcement(host: str, scheme: str) -> Callable[[Server], None]:
+def _lead(
+    options: argparse.Namespace, arguments: Sequence[str], announce: Callable[[Server | Listening], object]
+) -> int:
+    """Be the parent of workers."""
+    if os.name != "posix":
+        raise _UsageError("--workers needs a POSIX system, such as Linux; leave it out")
+    if options.backplane is None:
+        _log.warning("%s are refused: %s", " and ".join(_SHARED_PATHS), _SPLIT)
+    try:
+        trio.run(
+            partial(
+                lead,
+                options.workers,
+                arguments,
+                options.host,
+                options.port,
+                admin=None if options.admin is True else options.admin,
+                shutdown_timeout=options.shutdown_timeout,
+                started=announce,
+            )
+        )
+    except WorkersDidNotStartError as exc:
+        if exc.status != 2:  # with 2 it has said itself what a person can do
+            print("rawws: the first worker ended before it served; what stands above may say why", file=sys.stderr)
+        return 2 if exc.status == 2 else 1
+    return 0
+
+
+async def _work(
+    options: argparse.Namespace, context: ssl.SSLContext | None, backplane: RedisBackplane | None, settings: Options
+) -> None:
+    """Be one of several workers."""
+    worker, listeners = inherit(options.worker, context)
+    apps = applications(backplane)
+    pages = worker.pages() if options.admin is True else {}
+    if backplane is None:
+        refusing = Refusing(_SPLIT)
+        apps |= dict.fromkeys(_SHARED_PATHS, refusing)
+        pages |= dict.fromkeys(_SHARED_PATHS, refusing.page)
+    settings["pages"] = pages
+    async with backplane if backplane is not None else nullcontext():
+        await worker.serve(apps, listeners, **settings)
+
+
+def _announcement(host: str, scheme: str) -> Callable[[Server | Listening], None]:
     """Return what prints the address to open."""
 
-    def announce(server: Server) -> None:
+    def announce(server: Server | Listening) -> None:
         addresses = [address for address in server.addresses if isinstance(address, tuple)]
         name = "localhost" if host in _ANY_ADDRESS else host
         if len({port for _, port in addresses}) == 1:
             addresses = [(name, addresses[0][1])]
-        for where, port in addresses:
-            shown = f"[{where}]" if ":" in where else where
-            try:
-                print(f"rawws is listening on {scheme}://{shown}:{port}/", flush=True)
-            except OSError as exc:
-                raise _UsageError(f"the address cannot be printed: {exc.strerror}; give rawws a stdout") from exc
+        lines = [f"rawws is listening on {scheme}://{admin_name(address)}/" for address in addresses]
+        for address in server.admin_addresses:
+            where = f"http://{admin_name(address)}" if isinstance(address, tuple) else f"unix:{address}"
+            lines.append(f"/health and /metrics are on {where}")
+        try:
+            print("\n".join(lines), flush=True)
+        except OSError as exc:
+            raise _UsageError(f"the address cannot be printed: {exc.strerror}; give rawws a stdout") from exc
 
     return announce
 

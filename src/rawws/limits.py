@@ -30,7 +30,8 @@ class Limits:
     """
 
     max_head_size: int = 16 * _KIB
-    """Bytes of a request head, from the method to the empty line; beyond: 431 (h11's and Apache's order of size)."""
+    """Bytes of a request head, from the method to the empty line; beyond: 431 (h11's and Apache's order of size).
+    A client holds the head of the server's answer to it, and to the next one."""
     max_header_count: int = 100
     """Header fields in a request head; beyond: 431 (Apache's LimitRequestFields)."""
     head_timeout: float = 10.0

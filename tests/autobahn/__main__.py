@@ -1,5 +1,7 @@
 """`python -m tests.autobahn`: play the Autobahn suite against rawws and print the counts.
 
+With `--client` the client is played against: each `wstest` is a server then, and one process of `client.py` its client.
+
 One server a lane is started as `python -m rawws serve --port 0` with `--max-message-size` raised and
 every other limit at its default; or `--url` names a server that already runs. `--jobs` processes of
 `wstest` play at a time: a case is mostly one message going back and forth, so that two of them keep two
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import report
-from .plan import CASES_IN_ALL, CASES_WITHOUT_COMPRESSION, Agent, agents, select, shards
+from .plan import CASES_IN_ALL, CASES_WITHOUT_COMPRESSION, Agent, agents, client_agents, select, shards
 from .play import Player
 from .suite import SuiteUnavailableError, install
 
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         default="full",
         help="ci: all 517 for the Protocol with the lane on, the 301 without compression for the rest",
     )
+    parser.add_argument("--client", action="store_true", help="play against rawws's client instead of its server")
     parser.add_argument("--targets", default="echo,task", help="of echo (a Protocol), task (an async handler)")
     parser.add_argument("--lane", choices=tuple(_LANES), default="both", help="the fast lane")
     parser.add_argument("--cases", help="all, no-compression, or numbers and patterns: 1.*,9.1.6")
@@ -101,6 +104,8 @@ def _plan(known: Sequence[str], options: argparse.Namespace) -> list[Agent]:
     if options.url:
         cases = select(known, options.cases or "all")
         return [Agent(_agent_name(url), url, True, cases) for url in options.url]
+    if options.client:
+        return client_agents(known, lanes=_LANES[options.lane], profile=options.profile, selection=options.cases)
     return agents(
         known,
         targets=options.targets.split(","),

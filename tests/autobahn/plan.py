@@ -1,7 +1,7 @@
 """Which cases are played against which endpoint, and by which process.
 
-An agent is what Autobahn's reports call the server under test: here one endpoint with the fast lane on or
-off. `select` turns what a person asks for into case numbers. `shards` deals an agent's cases to `wstest`
+An agent is what Autobahn's reports call what is under test: here one endpoint with the fast lane on or off, or
+the client. `select` turns what a person asks for into case numbers. `shards` deals an agent's cases to `wstest`
 processes: each section of the compression cases (12.1 … 13.7, nearly all of the time) is one, the rest
 another, so that processes can share the work evenly.
 """
@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["CASES_IN_ALL", "CASES_WITHOUT_COMPRESSION", "Agent", "Shard", "agents", "select", "shards"]
+__all__ = [
+    "CASES_IN_ALL",
+    "CASES_WITHOUT_COMPRESSION",
+    "Agent",
+    "Shard",
+    "agents",
+    "client_agents",
+    "select",
+    "shards",
+]
 
 CASES_IN_ALL = 517
 """Cases of autobahntestsuite 0.8.2."""
@@ -28,12 +37,13 @@ _TARGETS = {"echo": ("protocol", "/echo"), "task": ("task", "/echo/task")}
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One endpoint of one server, and the cases that are played against it."""
+    """One endpoint of one server, or the client, and the cases that are played against it."""
 
     name: str
     path: str
     fast_lane: bool
     cases: tuple[str, ...]
+    is_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,29 @@ def agents(
             cases = select(known, selection or ("all" if whole else "no-compression"))
             name = f"rawws-{kind}-lane-{'on' if fast_lane else 'off'}"
             chosen.append(Agent(name, path, fast_lane, cases))
+    return chosen
+
+
+def client_agents(
+    known: Sequence[str], *, lanes: Iterable[bool], profile: str, selection: str | None = None
+) -> list[Agent]:
+    """List what is to be tested of the client.
+
+    Args:
+        known, lanes, selection: as for `agents`.
+        profile: `full` plays every case; `ci` those without compression, and with the lane on the first one of each
+            section of those with it.
+    """
+    chosen: list[Agent] = []
+    for fast_lane in lanes:
+        if selection is not None:
+            cases = select(known, selection)
+        elif profile == "full":
+            cases = select(known, "all")
+        else:
+            sampled = [case for case in known if fast_lane and _major(case) in _COMPRESSION and case.endswith(".1")]
+            cases = (*select(known, "no-compression"), *sampled)
+        chosen.append(Agent(f"rawws-client-lane-{'on' if fast_lane else 'off'}", "", fast_lane, cases, is_client=True))
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run: rawws servers, `wstest` clients, and their certain end.
+"""The processes of a run: rawws servers, `wstest` clients (or the other way round), and their certain end.
 
 A server is started as a person would start it, on a free port that it prints. Each worker takes the next
 shard, writes a specification for it and lets one `wstest` play it, following the cases it says it begins.
@@ -11,9 +11,11 @@ traceback, is an error too.
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, PIPE, STDOUT
 from typing import IO, TYPE_CHECKING, final
@@ -84,7 +86,7 @@ class Player:
         reached = dict(urls)
         addresses: dict[bool, str] = {}
         for agent in dict.fromkeys(shard.agent for shard in shards):
-            if agent in reached:
+            if agent in reached or agent.is_client:
                 continue
             if agent.fast_lane not in addresses:
                 addresses[agent.fast_lane] = await servers.enter_async_context(self._server(agent.fast_lane))
@@ -102,7 +104,10 @@ class Player:
             begun = trio.current_time()
             outcome = f"{len(shard.cases)} cases"
             try:
-                await self._wstest(shard, reached[shard.agent])
+                if shard.agent.is_client:
+                    await self._wstest_serves(shard)
+                else:
+                    await self._wstest(shard, reached[shard.agent])
             except _PlayError as error:
                 self.errors.append(str(error))
                 outcome = str(error)
@@ -148,6 +153,39 @@ class Player:
         if status != 0 or not self.index(shard).is_file():
             said = b"\n".join(lines).decode(errors="replace")
             raise _PlayError(f"{shard.agent.name}: wstest ended with {status} after case {case}:\n{said}")
+
+    async def _wstest_serves(self, shard: Shard) -> None:
+        """Let one `wstest` be the server of a shard, and our client its client."""
+        folder = self._folder(shard)
+        folder.mkdir(parents=True)
+        specification = folder / "specification.json"
+        port = _free_port()
+        specification.write_text(
+            json.dumps(
+                {
+                    "url": f"ws://127.0.0.1:{port}",
+                    "outdir": str(folder),
+                    "cases": list(shard.cases),
+                    "exclude-cases": [],
+                    "exclude-agent-cases": {},
+                }
+            )
+        )
+        serve = [*self.suite.wstest, "-m", "fuzzingserver", "-u", "0", "-s", str(specification)]
+        play = [self.python, "-m", "tests.autobahn.client"]
+        if not shard.agent.fast_lane:
+            play.append("--no-fast-lane")
+        play += [f"ws://127.0.0.1:{port}", shard.agent.name, *shard.cases]
+        with (folder / "wstest.log").open("wb") as theirs, (folder / "client.log").open("wb") as ours:
+            async with _process(serve, stdout=theirs, stderr=STDOUT) as server:
+                await _until_it_listens(port, server)
+                async with _process(play, stdout=ours, stderr=STDOUT) as client:
+                    status = await client.wait()
+        if status != 0 or not self.index(shard).is_file():
+            said = _tail(folder / "client.log")
+            raise _PlayError(f"{shard.agent.name}: the client of {shard.label} ended with {status}:\n{said}")
+        if "Traceback (most recent call last)" in _text(folder / "client.log"):
+            raise _PlayError(f"{shard.agent.name}: the client logged a traceback, see {folder / 'client.log'}")
 
     @asynccontextmanager
     async def _server(self, fast_lane: bool) -> AsyncIterator[str]:
@@ -203,6 +241,26 @@ async def _address(process: trio.Process, command: Sequence[str], said: Path, lo
     status = process.poll()
     how = "printed no address" if status is None else f"ended with {status}"
     raise _PlayError(f"the server {how} ({' '.join(command)}):\n{_tail(log)}")
+
+
+def _free_port() -> int:
+    """Find a port for wstest, below those that a system gives to connections, so that none takes it meanwhile."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("", port)):
+            return port
+
+
+async def _until_it_listens(port: int, server: trio.Process) -> None:
+    with trio.move_on_after(_SECONDS_TO_START):
+        while server.poll() is None:
+            try:
+                await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
+            except OSError:
+                await trio.sleep(0.05)
+            else:
+                return
+    raise _PlayError(f"the fuzzing server did not listen on port {port}")
 
 
 async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:

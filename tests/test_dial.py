@@ -1,0 +1,177 @@
+"""Dialling through proxies: CONNECT and SOCKS, allowed and refused, with the real python-socks."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+import rawws
+from rawws.dial import Proxy
+from tests.conftest import FAST_LANE
+from tests.drivers import client_context, server_context
+from tests.raw_client import echo
+from tests.raw_client import serving as serving_rawws
+from tests.raw_server import url_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+pytest.importorskip("python_socks", reason="pip install python-socks")
+
+
+async def copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+    async for data in source:
+        await sink.send_all(data)
+    await sink.send_eof()
+
+
+async def relay(client: trio.SocketStream, port: int) -> None:
+    """What a proxy does once it is connected."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(copy, client, server)
+        nursery.start_soon(copy, server, client)
+
+
+class Http:
+    """A proxy that speaks HTTP: CONNECT and nothing else."""
+
+    def __init__(self, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
+        self.answer = answer
+        self.asked = b""
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        while b"\r\n\r\n" not in self.asked:
+            self.asked += await client.receive_some()
+        await client.send_all(self.answer)
+        if b" 200 " in self.answer:
+            await relay(client, int(self.asked.split(b" ")[1].rpartition(b":")[2]))
+
+
+class Socks5:
+    """A SOCKS proxy (RFC 1928) without authentication."""
+
+    def __init__(self, reply: int = 0) -> None:
+        self.reply = reply
+        self.asked = b""
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        await client.receive_some()
+        await client.send_all(b"\x05\x00")
+        self.asked = bytes(await client.receive_some())
+        # Version, reply, reserved, IPv4, 0.0.0.0, port 0.
+        await client.send_all(bytes((5, self.reply, 0, 1, 0, 0, 0, 0, 0, 0)))
+        if not self.reply:
+            await relay(client, int.from_bytes(self.asked[-2:], "big"))
+
+
+@asynccontextmanager
+async def proxying(proxy: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
+    """Run a proxy; yields its host and port."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), proxy, 0)
+        yield f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def talk(url: str, proxy: str, **options: Any) -> None:
+    async with rawws.connect(url, proxy=proxy, fast_lane=FAST_LANE, **options) as ws:
+        await ws.send("through it")
+        assert await ws.receive() == "through it"
+
+
+async def test_an_http_proxy_is_asked_to_connect() -> None:
+    proxy = Http()
+    async with serving_rawws(echo) as server, proxying(proxy) as address:
+        await talk(url_of(server), f"http://{address}")
+        assert proxy.asked.startswith(
+            url_of(server).replace("ws://", "CONNECT ").rstrip("/").encode() + b" HTTP/1.1\r\n"
+        )
+
+
+async def test_an_http_proxy_gets_its_user_and_password_and_the_server_does_not() -> None:
+    seen = []
+
+    async def handler(ws: rawws.WebSocket) -> None:
+        seen.append(set(ws.request.headers))
+        await echo(ws)
+
+    proxy = Http()
+    async with serving_rawws(handler) as server, proxying(proxy) as address:
+        await talk(url_of(server), f"http://user:pass@{address}")
+    assert base64.b64encode(b"user:pass") in proxy.asked
+    assert not seen[0] & {"authorization", "proxy-authorization"}
+
+
+async def test_a_socks_proxy_looks_the_name_up() -> None:
+    proxy = Socks5()
+    async with serving_rawws(echo) as server, proxying(proxy) as address:
+        await talk(url_of(server, "ws://no.such.name.invalid"), f"socks5://{address}")
+    assert proxy.asked[3:5] == bytes((3, len("no.such.name.invalid")))
+
+
+async def test_tls_is_between_us_and_the_server() -> None:
+    proxy = Socks5()
+    async with serving_rawws(echo, ssl_context=server_context()) as server, proxying(proxy) as address:
+        await talk(url_of(server, "wss://localhost"), f"socks5h://{address}", ssl_context=client_context())
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
+async def test_a_proxy_that_does_not_let_us_through_is_a_permission_error(status: int) -> None:
+    async with proxying(Http(b"HTTP/1.1 %d No\r\n\r\n" % status)) as address:
+        with pytest.raises(PermissionError, match=str(status)):
+            await talk("ws://localhost/", f"http://{address}")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "proxy"),
+    [
+        ("http", Http(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")),
+        ("http", Http(b"nonsense\r\n\r\n")),
+        ("socks5", Socks5(reply=4)),
+    ],
+)
+async def test_a_proxy_that_does_not_reach_the_server_is_a_connection_error(scheme: str, proxy: Any) -> None:
+    async with proxying(proxy) as address:
+        with pytest.raises(ConnectionError, match="proxy"):
+            await talk("ws://localhost/", f"{scheme}://{address}")
+
+
+async def test_a_proxy_that_is_not_there_is_an_os_error() -> None:
+    async with proxying(Http()) as address:
+        pass
+    with pytest.raises(OSError, match="proxy"):
+        await talk("ws://localhost/", f"socks4://{address}")
+
+
+@pytest.mark.parametrize("address", ["", "localhost:1", "ftp://a:1", "http://a", "http://:1", "socks5://secret@a:x"])
+def test_what_is_no_proxy_is_a_value_error_that_does_not_quote_it(address: str) -> None:
+    with pytest.raises(ValueError, match="proxy") as caught:
+        Proxy(address)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_python_socks_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = builtins.__import__
+
+    def missing(name: str, *args: Any) -> Any:
+        if name.startswith("python_socks"):
+            raise ImportError(name)
+        return there(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"rawws\[proxy\]"):
+        rawws.connect("ws://localhost/", proxy="socks5://localhost:1")
+
+
+async def test_the_environment_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with serving_rawws(echo) as server, rawws.connect(url_of(server)) as ws:
+        await ws.send("directly")
+        assert await ws.receive() == "directly"
