@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import logging
 import os
 import re
@@ -151,6 +152,45 @@ class TestServing:
         )
         assert process.returncode == 2
 
+    @pytest.mark.parametrize("kind", ["tcp", "unix"])
+    def test_an_admin_address_that_is_taken_is_one_line(self, kind: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "taken")
+        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(path)
+            unix.listen()
+            taken = f"127.0.0.1:{tcp.getsockname()[1]}" if kind == "tcp" else f"unix:{path}"
+            with running("--port", "0", "--admin", taken) as (process, line):
+                _, said = process.communicate(timeout=5)
+        assert line == ""
+        assert said == f"rawws: --admin {taken}: Address already in use; choose another address\n"
+        assert process.returncode == 2
+
+    def test_with_an_admin_address_health_and_metrics_are_there_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "admin"
+        with running("--port", "0", "--admin", f"unix:{path}", *LANE) as (process, line):
+            port = int(line.rstrip("/\n").rpartition(":")[2])
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"/health and /metrics are on unix:{path}\n"
+            for page in ("/health", "/metrics"):
+                assert fetch(port, get(page)).startswith(b"HTTP/1.1 404 ")
+                with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as answer:
+                    sock.connect(str(path))
+                    sock.sendall(get(page))
+                    assert answer.read().startswith(b"HTTP/1.1 200 ")
+            process.terminate()
+            assert process.communicate(timeout=5) == ("", "")
+            assert process.returncode == 0
+        assert not path.exists()
+
+    def test_its_log_may_be_json(self) -> None:
+        with running("--port", "0", "--log-level", "info", "--log-format", "json", *LANE) as (process, line):
+            port = int(line.rstrip("/\n").rpartition(":")[2])
+            fetch(port, handshake("/echo") + frame(TEXT, b"hello") + CLOSE_1000)
+            process.send_signal(signal.SIGINT)
+            _, log = process.communicate(timeout=5)
+        (entry,) = map(json.loads, log.splitlines())
+        assert (entry["level"], entry["path"], entry["code"], entry["by"]) == ("info", "/echo", 1000, "peer")
+
     def test_an_output_that_nobody_reads_is_one_line(self) -> None:
         read, write = os.pipe()
         os.close(read)
@@ -169,7 +209,8 @@ class TestOptions:
         assert cli.main([]) == 0
         assert (served["host"], served["port"]) == ("127.0.0.1", 8000)
         assert set(served["app"]) >= {"/communicate", "/echo", "/echo/task", "/broadcast"}
-        assert "/health" in served["pages"]
+        assert served["admin"] is True
+        assert served["hosts"] is None
         assert served["ssl_context"] is None
         assert served["origins"] is None
         assert served["limits"] == rawws.Limits()
@@ -188,10 +229,13 @@ class TestOptions:
         (tmp_path / "index.html").write_text("mine")
         arguments = ["serve", "--host", "::1", "--port", "0", "--static", str(tmp_path), "--no-compression"]
         arguments += ["--content-security-policy", "default-src 'self'", "--no-fast-lane", "--log-level", "debug"]
-        arguments += ["--origin", "HTTPS://Example.com:443", "--origin", "*"]
+        arguments += ["--origin", "HTTPS://Example.com:443", "--origin", "*", "--log-format", "json"]
+        arguments += ["--allowed-host", "Example.com", "--allowed-host", "[::1]:80", "--admin", "[::1]:9000"]
         assert cli.main(arguments) == 0
         assert (served["host"], served["port"]) == ("::1", 0)
         assert served["origins"] == ["https://example.com", "*"]
+        assert served["hosts"] == ["example.com", "[::1]:80"]
+        assert served["admin"] == ("::1", 9000)
         assert served["compression"] is False
         assert served["fast_lane"] is False
         assert served["level"] == "DEBUG"
@@ -270,6 +314,11 @@ class TestMistakes:
             (["--tls-cert", "/no/such"], r"/no/such: No such file or directory; name PEM files that can be read"),
             (["--tls-cert", __file__], r"--tls-cert \S+: no certificate in PEM with the key .*; name both .*"),
             (["--origin", "example.com"], r"--origin: 'example.com' is not an origin: it should look like .*"),
+            (["--allowed-host", "http://a"], r"--allowed-host: 'http://a' is not a host: it should look like .*"),
+            (["--admin", "9000"], r"--admin: '9000' is no address: it should look like 127.0.0.1:9000, .*"),
+            (["--admin", "localhost"], r"--admin: 'localhost' is no address: .*"),
+            (["--admin", "unix:"], r"--admin: 'unix:' is no address: .*"),
+            (["--log-format", "xml"], r"--log-format: invalid choice: 'xml' .*"),
             (["--head-timeout", "0"], r"--head-timeout: give a number of seconds above 0, or inf; .*"),
             (["--head-timeout", "nan"], r"--head-timeout: give a number of seconds above 0, or inf; .*"),
             (["--head-timeout", "soon"], r"--head-timeout: give a number of seconds above 0, or inf; .*"),
@@ -277,7 +326,7 @@ class TestMistakes:
             (["--max-message-size", "1MB"], r"--max-message-size: give a whole number from 1; .*"),
             (["--slow-consumer", "wait"], r"--slow-consumer: invalid choice: 'wait' .*"),
             (["--log-level", "loud"], r"--log-level: invalid choice: 'loud' .*"),
-            (["--no-such-flag"], r"unrecognized arguments: --no-such-flag; see rawws --help"),
+            (["--no-such-flag"], r"unrecognized arguments: --no-such-flag; see rawws serve --help"),
             (["dance"], r"COMMAND: invalid choice: 'dance' .*"),
         ],
     )
@@ -366,9 +415,23 @@ class TestAnnouncement:
         class Listening:
             def __init__(self) -> None:
                 self.addresses = addresses
+                self.admin_addresses: list[Any] = []
 
         cli._announcement(host, "http")(Listening())  # type: ignore[arg-type]
         assert capsys.readouterr().out.splitlines() == [f"rawws is listening on {url}" for url in printed]
+
+    def test_it_prints_where_health_and_metrics_have_an_address_of_their_own(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Listening:
+            addresses = (("127.0.0.1", 80),)
+            admin_addresses = (("::1", 9000), "/run/rawws.sock")
+
+        cli._announcement("127.0.0.1", "http")(Listening())  # type: ignore[arg-type]
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            "/health and /metrics are on http://[::1]:9000",
+            "/health and /metrics are on unix:/run/rawws.sock",
+        ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="is about POSIX limits")
@@ -394,3 +457,44 @@ class TestDescriptors:
     def test_where_there_is_no_such_limit_there_is_nothing_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cli, "os", type("os", (), {"name": "nt"}))
         cli._raise_descriptor_limit()
+
+
+class TestBackplane:
+    def test_it_is_shared_by_the_chat_and_the_broadcast_and_open_while_the_server_runs(
+        self, served: dict[str, Any]
+    ) -> None:
+        assert cli.main(["--backplane", "redis://localhost:6379/1"]) == 0
+        assert isinstance(served["lifespan"], rawws.RedisBackplane)
+        assert served["app"]["/chat"].backplane is served["lifespan"]
+        assert type(served["app"]["/broadcast"]).__name__ == "SharedBroadcast"
+
+    def test_without_one_the_process_is_alone(self, served: dict[str, Any]) -> None:
+        assert cli.main([]) == 0
+        assert served["lifespan"] is None
+        assert isinstance(served["app"]["/chat"].backplane, rawws.MemoryBackplane)
+
+    def test_a_url_of_something_else_is_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["--backplane", "http://localhost"]) == 2
+        assert capsys.readouterr().err.startswith("rawws: --backplane: the scheme of a Redis URL is one of redis, ")
+
+    def test_redis_that_is_not_there_is_one_line_without_the_password(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # nobody listens
+            port = taken.getsockname()[1]
+            assert cli.main(["--port", "0", "--backplane", f"redis://:secret@127.0.0.1:{port}"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"rawws: --backplane: Redis at 127.0.0.1:{port} cannot be used: ")
+        assert said.endswith("start it, or name another\n")
+        assert said.count("\n") == 1
+        assert "secret" not in said
+
+    def test_without_the_library_it_says_what_to_install(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("rawws.redis_backplane", "rawws.redis_link"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, "coredis", None)
+        assert cli.main(["--backplane", "redis://localhost"]) == 2
+        assert capsys.readouterr().err == (
+            "rawws: --backplane needs coredis; install it with: pip install 'rawws[redis]'\n"
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 import types
 from functools import cache
 from graphlib import TopologicalSorter
@@ -21,19 +23,44 @@ SOURCE: Final = Path(rawws.__file__).parent
 
 LAYERS: Final = (
     ("errors", "limits", "_version", "_mypyc"),
-    ("transport", "deflate", "masking", "http", "handshake", "frames", "encoder"),
+    (
+        "transport",
+        "deflate",
+        "masking",
+        "http",
+        "request_reader",
+        "handshake",
+        "http_client",
+        "uri",
+        "client_handshake",
+        "reconnect",
+        "frames",
+        "encoder",
+    ),
     ("protocol", "states", "connection"),
-    ("socket_transport", "loop", "reactor", "stream"),
-    ("pace", "pieces", "websocket"),
-    ("static_files", "site", "exchange", "server"),
+    ("lag", "socket_transport", "loop", "reactor", "stream"),
+    ("logs", "pace", "pieces", "websocket"),
+    ("static_files", "site", "exchange", "metrics", "admin", "listeners", "server", "carrier", "dial", "client"),
     ("manager", "echo", "backplane", "rooms", "chat_protocol", "chat"),
-    ("_build", "cli"),
+    ("redis_url", "redis_scripts", "redis_link", "redis_backplane"),
+    (
+        "_build",
+        "control",
+        "supervisor",
+        "worker",
+        "workers",
+        "line_editor",
+        "wording",
+        "terminal",
+        "connect_command",
+        "cli",
+    ),
     ("__init__", "__main__"),
 )
 """Each module of rawws, in rows: it imports from rows above its own, and from its own without a cycle."""
 
 SANS_IO: Final = LAYERS[0] + LAYERS[1] + LAYERS[2]
-DRIVERS: Final = ("socket_transport", "loop", "reactor", "stream")
+DRIVERS: Final = ("lag", "socket_transport", "loop", "reactor", "stream")
 IO_MODULES: Final = {"asyncio", "select", "selectors", "socket", "ssl", "threading", "time", "trio"}
 ROW: Final = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 MODULES: Final = sorted(path.stem for path in SOURCE.glob("*.py"))
@@ -115,8 +142,17 @@ def test_only_frames_knows_wsproto() -> None:
     assert users == {"frames"}
 
 
+def test_only_the_link_to_redis_knows_coredis() -> None:
+    assert {module for module in MODULES if "coredis" in imports(module)} == {"redis_link"}
+
+
+def test_importing_rawws_imports_no_client_of_redis() -> None:
+    code = "import sys, rawws; sys.exit('coredis' in sys.modules or 'rawws.redis_backplane' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_only_http_knows_h11() -> None:
-    assert {module for module in MODULES if "h11" in imports(module)} == {"http"}
+    assert {module for module in MODULES if "h11" in imports(module)} == {"request_reader", "http_client"}
 
 
 def test_the_reading_of_imports_sees_them_everywhere_but_in_comments_and_strings() -> None:
@@ -162,11 +198,31 @@ def test_the_public_names_are_the_union_of_what_modules_make_public() -> None:
     assert all(isinstance(getattr(rawws, name), types.ModuleType) for name in others)
 
 
+@pytest.mark.parametrize("module", ["chat", "echo"])
+def test_the_chat_and_the_echo_could_have_been_written_by_anybody(module: str) -> None:
+    tree = ast.parse((SOURCE / f"{module}.py").read_text("utf-8"))
+    # Their own other halves: where the rooms are, and the messages.
+    own = {name: importlib.import_module(f"rawws.{name}").__all__ for name in ("backplane", "chat_protocol")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            allowed = own.get(node.module or "", rawws.__all__)
+            assert {alias.name for alias in node.names} <= set(allowed), node.module
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            assert isinstance(node.value, ast.Name), node.attr
+            assert node.value.id == "self", node.attr
+
+
 def test_every_module_says_what_is_public_and_has_it() -> None:
     for module in MODULES:
         if not module.startswith("_"):
             loaded = importlib.import_module(f"rawws.{module}")
             assert all(hasattr(loaded, name) for name in loaded.__all__), module
+
+
+def test_coverage_is_demanded_of_every_sans_io_module() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text("utf-8")
+    (line,) = (line for line in makefile.splitlines() if line.startswith("SANS_IO = "))
+    assert set(line.split()[2:]) == {module for module in SANS_IO if not module.startswith("_")}
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import rawws
+from rawws.transport import READ_SIZE
 from tests.hostile.serving import descriptors, eventually, healthy, serve
 from tests.raw_client import TEXT, frame, handshake
 
@@ -20,7 +21,6 @@ LIMITS = rawws.Limits()
 CROWD = 10_000
 BATCH = 100
 KIB = 1024
-READ = 65_536
 HALF = handshake("/echo")[:-2]
 """A handshake but for its last line end."""
 
@@ -98,7 +98,7 @@ async def test_clients_that_open_and_reset_leave_nothing_behind() -> None:
     at_a_time = 50
     with serve() as server, healthy(server):
         before = server.descriptors()
-        with server.grows_at_most(at_a_time * (READ + 16 * KIB)):
+        with server.grows_at_most(at_a_time * (READ_SIZE + 16 * KIB)):
             for number in range(3000):
                 with socket.create_connection(("127.0.0.1", server.port)) as sock:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 import rawws
+from rawws.transport import READ_SIZE
 from tests.hostile.serving import MIB, Process, attack, eventually, healthy, push, serve
 from tests.raw_client import CLOSE, CLOSE_1000, PING, PONG, TEXT, Client, frame
 from tests.test_traps import DEFLATE, deflate
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 LIMITS = rawws.Limits()
 PEERS = 6
-READ = 65_536
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ async def test_a_decompression_bomb_gets_1009_and_the_memory_of_one_message(
 ) -> None:
     """An inflating message is at most its limit, held twice while its pieces are joined, and what one read brings."""
     data = frame(0xC2, BOMBS[what]) if whole else in_fragments(BOMBS[what])
-    with healthy(server), server.grows_at_most(PEERS * (2 * LIMITS.max_message_size + READ)):
+    with healthy(server), server.grows_at_most(PEERS * (2 * LIMITS.max_message_size + READ_SIZE)):
         code, _ = await all_at_once(server, data, DEFLATE, path=path)
     assert code == 1009
 
@@ -85,7 +85,7 @@ FLOODS = {
 @pytest.mark.parametrize("what", FLOODS)
 async def test_a_flood_of_frames_gets_1008_and_no_memory(server: Process, what: str, path: str) -> None:
     """A message in frames is at most `max_fragments` pieces, each an object of at most 64 bytes, and one read."""
-    with healthy(server), server.grows_at_most(PEERS * (LIMITS.fragments * 64 + READ)):
+    with healthy(server), server.grows_at_most(PEERS * (LIMITS.fragments * 64 + READ_SIZE)):
         code, _ = await all_at_once(server, FLOODS[what], path=path)
     assert code == 1008
 
@@ -95,7 +95,7 @@ async def test_a_flood_of_frames_gets_1008_and_no_memory(server: Process, what: 
 async def test_a_length_of_2_to_the_62_gets_1009_and_no_memory(server: Process, first: int, sent: int) -> None:
     """Of a message that is too long nothing is kept, however much of it is sent: one read."""
     header = bytes((first, 0xFF)) + (1 << 62).to_bytes(8, "big") + bytes(4)
-    with healthy(server), server.grows_at_most(PEERS * READ):
+    with healthy(server), server.grows_at_most(PEERS * READ_SIZE):
         code, _ = await all_at_once(server, header + bytes(sent), path="/echo")
     assert code == 1009
 
@@ -106,7 +106,7 @@ async def test_messages_that_never_end_are_kept_up_to_their_limit(server: Proces
     header = b"\x82\xff" + size.to_bytes(8, "big") + bytes(4)  # FIN and binary, masked with zeros, 1 MiB
     with healthy(server):
         before = server.descriptors()
-        with server.grows_at_most(PEERS * (size + READ)):
+        with server.grows_at_most(PEERS * (size + READ_SIZE)):
             async with server.peers(PEERS, "/echo") as clients:
                 for client in clients:
                     await client.send(header + bytes(size - 1))
@@ -117,7 +117,7 @@ async def test_messages_that_never_end_are_kept_up_to_their_limit(server: Proces
 
 async def test_what_comes_after_a_broken_rule_is_not_kept(server: Process) -> None:
     """After a failure nothing is kept of what is read until the peer's end: one read."""
-    with healthy(server), server.grows_at_most(PEERS * READ):
+    with healthy(server), server.grows_at_most(PEERS * READ_SIZE):
         code, _ = await all_at_once(server, b"\x81\x05hello" + bytes(8 * MIB), path="/echo/task")
     assert code == 1002
 
@@ -125,7 +125,7 @@ async def test_what_comes_after_a_broken_rule_is_not_kept(server: Process) -> No
 async def test_pipelined_requests_are_answered_in_turn_and_not_kept(server: Process) -> None:
     """While an answer does not leave nothing is read: of each peer one read, and answers up to two high-water marks."""
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100_000
-    with healthy(server), server.grows_at_most(PEERS * (READ + 2 * 65_536)):
+    with healthy(server), server.grows_at_most(PEERS * (READ_SIZE + 2 * 65_536)):
         async with server.peers(PEERS, narrow=True) as clients:
             with trio.move_on_after(0.5):
                 async with trio.open_nursery() as nursery:

@@ -15,6 +15,7 @@ import trio
 import trustme
 
 import rawws
+from rawws.transport import READ_SIZE
 from tests.hostile.serving import MIB, Process, eventually, frames, healthy, serve
 from tests.raw_client import BINARY, CLOSE, CLOSE_1000, PING, Client, frame
 
@@ -30,7 +31,6 @@ EARLY, LATE = 0.15, 0.5
 REFUSAL = 1.0
 """Seconds that a client has to read why it is refused, before it is cut."""
 PEERS = 20
-READ = 65_536
 PHASES = ("head-timeout", "accept-timeout", "close-timeout", "shutdown-timeout", "ping-interval", "ping-timeout")
 TIMES = [f"--{name}={PHASE}" for name in PHASES]
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 500
@@ -162,7 +162,7 @@ async def test_a_head_that_drips_within_tls_has_no_more_time(tls_server: Process
 async def test_a_message_that_drips_is_life_and_takes_no_more_than_a_connection(server: Process) -> None:
     """A slow sender is no attacker: what it costs is a connection, what has come of one message, and one read."""
     message = frame(BINARY, bytes(14))  # 20 bytes: two seconds, longer than a peer may be silent
-    with healthy(server), server.grows_at_most(PEERS * READ):
+    with healthy(server), server.grows_at_most(PEERS * READ_SIZE):
         async with server.peers(PEERS, "/echo") as clients:
             told = await drip(clients, message + b"\x82\x8e")
     assert all(list(frames(one.received)) == [(BINARY, bytes(14))] for one in told)
@@ -180,7 +180,7 @@ async def test_a_message_that_stops_in_the_middle_gets_1011_when_the_ping_is_not
 
 async def test_a_close_that_is_not_answered_is_cut_when_its_time_is_over_whatever_drips(server: Process) -> None:
     """While the peer's Close frame is waited for, what arrives is read and thrown away."""
-    with healthy(server), server.grows_at_most(PEERS * READ):
+    with healthy(server), server.grows_at_most(PEERS * READ_SIZE):
         async with server.peers(PEERS, "/communicate") as clients:
             for client in clients:
                 await client.send(frame(BINARY, b"this path takes text only"))
@@ -193,7 +193,7 @@ async def test_an_end_of_tcp_that_does_not_come_is_cut_when_its_time_is_over_wha
     """After both Close frames what arrives is read and thrown away, until the peer's FIN."""
     with healthy(server):
         before = server.descriptors()
-        with server.grows_at_most(PEERS * READ):
+        with server.grows_at_most(PEERS * READ_SIZE):
             async with server.peers(PEERS, "/echo") as clients:
                 for client in clients:
                     await client.send(CLOSE_1000)
