@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +27,6 @@ from tests.raw_client import CLOSE_1000, TEXT, Client, frame, handshake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX")
 
@@ -123,6 +123,11 @@ def descriptors(pid: int) -> dict[int, str]:
         with suppress(FileNotFoundError):
             found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
     return found
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process has started and that have not ended (Linux)."""
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def is_alive(pid: int) -> bool:
@@ -398,10 +403,11 @@ class TestReplacing:
             first = serial(command.port)
             assert serial(command.port) == first
             authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
+            old = children(command.process.pid)
             command.process.send_signal(signal.SIGHUP)
-            # There are two; so many in a row are from both.
-            wait_until(lambda: all(serial(command.port) != first for _ in range(8)))
+            wait_until(lambda: not children(command.process.pid) & old)
             second = serial(command.port)
+            assert second != first
             path.write_text("nothing")
             command.process.send_signal(signal.SIGHUP)
             assert command.process.stderr is not None

@@ -154,7 +154,7 @@ class Worker:
     async def _obey_signals(self, server: Server, signals: AsyncIterator[int]) -> None:
         await anext(signals)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.shutdown)
+            nursery.start_soon(_leave, server)
             await anext(signals)
             self._cut.cancel()
 
@@ -179,7 +179,7 @@ class _Question:
 
 
 async def _leave(server: Server) -> None:
-    """Make room for another worker, which listens already."""
+    """Leave new connections to the other workers, which listen too, and shut down."""
     await server.drain()
     await server.shutdown()
 
