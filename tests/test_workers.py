@@ -127,7 +127,8 @@ def descriptors(pid: int) -> dict[int, str]:
 
 def children(pid: int) -> set[int]:
     """The processes that a process has started and that have not ended (Linux)."""
-    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    tables = Path(f"/proc/{pid}/task").glob("*/children")  # of each thread, for any may have started one
+    return {int(child) for table in tables for child in table.read_text().split()}
 
 
 def is_alive(pid: int) -> bool:
@@ -404,6 +405,7 @@ class TestReplacing:
             assert serial(command.port) == first
             authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
             old = children(command.process.pid)
+            assert len(old) == 2
             command.process.send_signal(signal.SIGHUP)
             wait_until(lambda: not children(command.process.pid) & old)
             second = serial(command.port)
