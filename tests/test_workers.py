@@ -127,8 +127,11 @@ def descriptors(pid: int) -> dict[int, str]:
 
 def children(pid: int) -> set[int]:
     """The processes that a process has started and that have not ended (Linux)."""
-    tables = Path(f"/proc/{pid}/task").glob("*/children")  # of each thread, for any may have started one
-    return {int(child) for table in tables for child in table.read_text().split()}
+    found: set[int] = set()
+    for table in Path(f"/proc/{pid}/task").glob("*/children"):  # of each thread, for any may have started one
+        with suppress(OSError):  # that thread has ended
+            found.update(map(int, table.read_text().split()))
+    return found
 
 
 def is_alive(pid: int) -> bool:
