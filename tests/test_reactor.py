@@ -199,25 +199,66 @@ class TestMoving:
                 await settle()
                 assert ends.script.told == [("data", b"later")]
 
-    async def test_connection_paused_by_another_in_the_same_batch_is_not_read(self) -> None:
+    async def test_connection_paused_by_another_in_the_same_batch_is_not_read_again(self) -> None:
         async with running() as reactor:
 
             def pause_both(transport: SocketTransport, data: bytes) -> None:
                 one.transport.pause()
                 two.transport.pause()
+                one.peer.send(b"later")
+                two.peer.send(b"later")
 
             with Ends(reactor, data=pause_both) as one, Ends(reactor, data=pause_both) as two:
                 one.peer.send(b"1")
                 two.peer.send(b"2")
                 await settle()
-                assert one.script.names + two.script.names == ["data"]
+                assert one.script.told == [("data", b"1")]
+                assert two.script.told == [("data", b"2")]  # it had been read
+
+    async def test_connection_paused_by_an_earlier_group_of_the_same_batch_is_not_read(self) -> None:
+        async with running() as reactor:
+
+            def pause_two(transport: SocketTransport, data: bytes) -> None:
+                two.transport.pause()
+
+            with Ends(reactor, data=pause_two) as one, Ends(reactor) as two:
+                one.peer.send(bytes(20_000))  # a group of its own
+                two.peer.send(b"2")
+                await settle()
+                assert one.script.names == ["data"]
+                assert two.script.names == []
+
+    async def test_connections_are_read_from_before_they_are_served_and_answered(self) -> None:
+        async with running() as reactor:
+
+            def answer(transport: SocketTransport, data: bytes) -> None:
+                assert isinstance(two.transport, SocketTransport)
+                with pytest.raises(BlockingIOError):
+                    two.transport._sock.recv(1)
+                transport.write(data)
+                with pytest.raises(BlockingIOError):
+                    one.peer.recv(1)
+
+            with Ends(reactor, data=answer) as one, Ends(reactor, data=answer) as two:
+                one.peer.send(b"1")
+                two.peer.send(b"2")
+                await settle()
+                assert (one.read(), two.read()) == (b"1", b"2")
 
     async def test_spurious_event_is_no_end(self) -> None:
+        """BlockingIOError is not EOF: here somebody else has taken what there was to read."""
+
+        def steal(transport: SocketTransport, data: bytes) -> None:
+            assert isinstance(two.transport, SocketTransport)
+            assert two.transport._sock.recv(10) == b"2"
+
         async with running() as reactor:
-            with Ends(reactor) as ends:
-                assert isinstance(ends.transport, SocketTransport)
-                ends.transport.ready(select.EPOLLIN, 0.0)  # BlockingIOError is not EOF
-                assert ends.script.names == []
+            with Ends(reactor, data=steal) as one, Ends(reactor) as two:
+                one.peer.send(bytes(20_000))  # a group of its own
+                two.peer.send(b"2")
+                await settle()
+                assert one.script.names == ["data"]
+                assert two.script.names == []
 
     async def test_spurious_writability_is_no_progress(self, clock: MockClock) -> None:
         async with running() as reactor:
@@ -226,7 +267,7 @@ class TestMoving:
                 assert isinstance(ends.transport, SocketTransport)
                 before = ends.transport._progress_at
                 await trio.sleep(1)
-                ends.transport.ready(select.EPOLLOUT, trio.current_time())
+                assert not ends.transport.attend(select.EPOLLOUT, trio.current_time())
                 assert ends.transport.blocked
                 assert ends.transport._progress_at == before
 

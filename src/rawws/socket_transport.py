@@ -5,8 +5,8 @@ Rules, each found by experiment:
 * A paused socket is not in the kernel's set at all; with an empty mask it would report HUP and ERR for ever.
 * What a receiver learns of the end of its stream it learns from the loop, never from inside its own write, and after
   everything that the peer had sent: a reset leaves that readable.
-* What is written outside of a batch is tried at once; what is written in one leaves when the receiver's call returns,
-  or, to others, at the end of the batch: one system call each.
+* What is written outside of a batch is tried at once; what is written in one leaves when the group of connections that
+  are served together has been served, and what is large when the receiver's call returns: one system call each.
 * A socket becomes writable when a third of the kernel's buffer is free, which a slow peer may need minutes for: what
   says that bytes leave is the kernel's count of those that the peer has not acknowledged.
 
@@ -44,6 +44,9 @@ _LAST_READS: Final = 64
 """Reads at most of what a peer had sent before the connection broke: 8 MiB, more than a kernel keeps by default."""
 _LOOKS: Final = 4
 """How often a peer that is behind is looked at in the time after which one without progress is given up."""
+_LARGE: Final = 4096
+"""Bytes queued while one connection is served beyond which they do not wait for those of others: they would leave the
+processor's caches meanwhile."""
 _PIECES: Final = 64
 """Pieces that one `sendmsg` takes; well below any system's IOV_MAX."""
 
@@ -74,7 +77,6 @@ class SocketTransport(Transport):
         "_changed",
         "_close_by",
         "_closing",
-        "_corked",
         "_dead",
         "_dirty",
         "_due",
@@ -99,7 +101,6 @@ class SocketTransport(Transport):
         self._fd = sock.fileno()
         self._mask = 0
         self._out: list[bytes | memoryview] = []
-        self._corked = False
         self._dirty = False
         self._changed = False
         self._paused = False
@@ -138,11 +139,8 @@ class SocketTransport(Transport):
         if self._dead:
             return
         out = self._out
-        if self._corked:
-            out.append(data)
-            self.queued += len(data)
-            return
-        if not out and not more and not self._loop.in_batch:
+        loop = self._loop
+        if not out and not more and not loop.in_batch:
             try:
                 sent = self._sock.send(data)
             except BlockingIOError:
@@ -159,7 +157,9 @@ class SocketTransport(Transport):
         self.queued += len(data)
         if not self._dirty and not self.blocked:
             self._dirty = True
-            self._loop.flush_soon(self)
+            loop.dirty.append(self)
+            if not loop.in_batch:
+                loop.flush_soon()
 
     def flush(self) -> None:
         out = self._out
@@ -230,45 +230,36 @@ class SocketTransport(Transport):
 
     # -- what the loop calls --------------------------------------------------------------------------------
 
-    def ready(self, events: int, now: float) -> None:
-        """Serve a readiness event."""
+    def attend(self, events: int, now: float) -> bool:
+        """Serve a readiness event, but for the reading; return whether there is something to read, and who wants it."""
         if self._dead:
-            return
-        if self._paused:
-            if events & _FAILED and not self._mask & _IN:
-                # Nothing more can be sent; what was received before is still the receiver's.
-                self._lose(ConnectionResetError(errno.ECONNRESET, "the peer is gone"))
-                return
-        elif events & ~_OUT:
-            try:
-                data = self._sock.recv(READ_SIZE)
-            except BlockingIOError:
-                pass
-            except OSError as exc:
-                self._lose(exc)
-                return
-            else:
-                if not data:
-                    self._end_of_input()
-                elif not self._closing:
-                    self._loop.slice_began = 0.0
-                    self._corked = True
-                    self.receiver.data(data, now)
-                    self._corked = False
-                    if self._out:
-                        self.flush()
+            return False
+        if self._paused and events & _FAILED and not self._mask & _IN:
+            # Nothing more can be sent; what was received before is still the receiver's.
+            self._lose(ConnectionResetError(errno.ECONNRESET, "the peer is gone"))
+            return False
         if events & _OUT and self.blocked:
             self._unblock(now)
+        return bool(events & ~_OUT) and not self._paused and not self._dead
+
+    def take(self, data: bytes, now: float) -> None:
+        """Give the receiver what was read; nothing is the end of the input."""
+        if self._dead:
+            return  # by what another connection's receiver has done since
+        if not data:
+            self._end_of_input()
+        elif not self._closing:
+            self._loop.slice_began = 0.0
+            self.receiver.data(data, now)
+            if self.queued > _LARGE:
+                self.flush()
 
     def go_on(self, now: float) -> None:
         """Let the receiver proceed."""
         self._scheduled = False
         self._loop.slice_began = 0.0
-        self._corked = True
         self.receiver.proceed(now)
-        self._corked = False
-        if self._out:
-            self.flush()
+        self.flush()
 
     def tick(self, now: float) -> None:
         """Let deadlines that have passed take effect."""
@@ -361,9 +352,7 @@ class SocketTransport(Transport):
         if self.blocked and self.queued == queued and self._in_kernel >= in_kernel:
             self._progress_at = progress_at
         while self.queued <= LOW_WATER and not self._closing and not self._dead:
-            self._corked = True
             self.receiver.drained()
-            self._corked = False
             if self.blocked or not self._out:
                 break
             self.flush()  # and if all of it leaves, there may be more where it came from

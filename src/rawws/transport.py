@@ -5,7 +5,8 @@ a receiver (the HTTP exchange, then the WebSocket) writes to its transport. Both
 wait. Rules:
 
 * A driver calls `data`, `proceed` and `drained` with its output corked: what the receiver writes meanwhile leaves
-  in one piece when the call returns. It never calls a receiver from inside one of the receiver's own calls.
+  in one piece, when the call returns or a few others have. It never calls a receiver from inside one of the
+  receiver's own calls.
 * Whatever is queued after a `flush`, the receiver's or the driver's own, makes the transport blocked; and every
   time that a blocked transport is rid of enough of it, `drained` is called. So what waits for `drained` never
   waits in vain.
@@ -112,7 +113,7 @@ class Transport:
         raise NotImplementedError
 
     def write(self, data: bytes, more: bool = False) -> None:
-        """Queue bytes; they leave now, at the end of the driver's call, or, with `more`, a little later."""
+        """Queue bytes; they leave now, soon after the driver's call, or, with `more`, a little later."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -120,7 +121,7 @@ class Transport:
         raise NotImplementedError
 
     def pause(self) -> None:
-        """Read no more from the peer, until `resume`."""
+        """Read no more from the peer, until `resume`; what was read already may still come."""
         raise NotImplementedError
 
     def resume(self) -> None:
