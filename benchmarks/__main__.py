@@ -1,4 +1,4 @@
-"""The command line of the suite: `python -m benchmarks [CASE ...]`, `compare`, `codec`, `growth`, `chart`."""
+"""The command line of the suite: `python -m benchmarks [CASE ...]`, and `compare`, `codec`, `growth` and so on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ spreads and ratios to rawws are printed at the end, and written to build/benchma
   python -m benchmarks codec                the codec alone, without sockets
   python -m benchmarks growth               figures as connections and rooms grow
   python -m benchmarks.backplane            rooms over several processes and Redis, beside others that have them
-  python -m benchmarks chart results.json out.svg [CASE ...]"""
+  python -m benchmarks chart results.json out.svg [CASE ...]
+  python -m benchmarks tables results.json  the tables of the README"""
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -88,6 +89,16 @@ def _chart(argv: Sequence[str]) -> int:
     return 0 if drawn else 1
 
 
+def _tables(argv: Sequence[str]) -> int:
+    from benchmarks.tables import load, measured_tables, target_table
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks tables", description="Print results as Markdown.")
+    parser.add_argument("results", type=Path)
+    results = load(json.loads(parser.parse_args(argv).results.read_text()))
+    print("\n".join([*measured_tables(results), "", *target_table(results)]))
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     # SIGTERM ends a run as Ctrl-C does: through the blocks that end the servers.
@@ -110,6 +121,8 @@ def main(argv: Sequence[str]) -> int:
         return growth.main(rest)
     if command == "chart":
         return _chart(rest)
+    if command == "tables":
+        return _tables(rest)
     return _run(argv)
 
 

@@ -63,8 +63,9 @@ class Desk(Home):
     def exchange_gone(self, exchange: Exchange) -> None:
         self.told.append("gone")
 
-    def websocket_gone(self, ws: rawws.WebSocket) -> None:
-        self.told.append("websocket gone")
+    @property
+    def websocket_gone(self) -> Callable[[rawws.WebSocket], None]:
+        return lambda ws: self.told.append("websocket gone")
 
     @property
     def is_closing(self) -> bool:
@@ -79,7 +80,7 @@ def test_the_interface_of_a_home_is_what_a_server_must_provide(rig: Rig) -> None
         lambda: home.run_soon(trio.lowlevel.checkpoint),
         lambda: home.refused("origin"),
         lambda: home.exchange_gone(exchange),
-        lambda: home.websocket_gone(ws),
+        lambda: home.websocket_gone,
         lambda: home.is_closing,
     ):
         with pytest.raises(NotImplementedError):

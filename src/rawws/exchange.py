@@ -82,8 +82,9 @@ class Home:
         """Learn that a connection ended before it became a WebSocket."""
         raise NotImplementedError
 
-    def websocket_gone(self, ws: WebSocket) -> None:
-        """Learn that a WebSocket's transport is closed."""
+    @property
+    def websocket_gone(self) -> Callable[[WebSocket], None]:
+        """What to call with a WebSocket whose transport is closed; one object for all, since each keeps it."""
         raise NotImplementedError
 
     @property

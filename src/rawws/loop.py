@@ -110,7 +110,6 @@ class Loop:
         "_reserve",
         "_resting",
         "_run_list",
-        "_sequence",
         "_stale_timers",
         "_timers",
         "busy_seconds",
@@ -142,9 +141,8 @@ class Loop:
         self._run_list: deque[SocketTransport] = deque()
         self._changed: list[SocketTransport] = []
         self._ended: list[SocketTransport] = []
-        self._timers: list[tuple[float, int, SocketTransport]] = []
+        self._timers: list[tuple[float, SocketTransport]] = []
         self._stale_timers = 0
-        self._sequence = 0
         self._overdue = False
         self._rang = False
         self._rang_at = inf
@@ -184,7 +182,7 @@ class Loop:
         """Serve a connected socket, which becomes the reactor's."""
         sock.setblocking(False)
         transport = SocketTransport(self, sock)
-        self._connections[sock.fileno()] = transport
+        self._connections[transport._fd] = transport
         try:
             transport.receiver = greet(transport, address)
         except Exception:
@@ -220,8 +218,7 @@ class Loop:
 
     def wake_at(self, when: float, transport: SocketTransport) -> None:
         """Call `tick` then."""
-        self._sequence += 1
-        heappush(self._timers, (when, self._sequence, transport))
+        heappush(self._timers, (when, transport))
         if when < self._alarm.deadline and not self._rang:
             self._alarm.deadline = when
 
@@ -334,7 +331,7 @@ class Loop:
         self._stale_timers += gone
         if self._stale_timers > _STALE_TIMERS and 2 * self._stale_timers > len(self._timers):
             self._stale_timers = 0
-            self._timers = [entry for entry in self._timers if not entry[2]._dead]
+            self._timers = [entry for entry in self._timers if not entry[1]._dead]
             heapify(self._timers)
 
     def _expire(self, now: float) -> None:
@@ -342,7 +339,7 @@ class Loop:
         timers = self._timers
         due: list[SocketTransport] = []
         while timers and timers[0][0] <= now:
-            when, _, transport = heappop(timers)
+            when, transport = heappop(timers)
             if when == transport._due:
                 transport._due = inf
                 due.append(transport)

@@ -114,6 +114,7 @@ class Server(Home):
         self._leaving: set[Exchange] = set()  # those that a shutdown waits for
         self._by_host: dict[str, int] = {}
         self._running_handlers = 0
+        self._on_gone = self._websocket_gone  # a bound method takes 64 bytes
         self._accepting = trio.CancelScope()  # streams, by tasks of Trio's
         self.addresses: list[Address] = []
         self.admin_addresses: list[Address] = []
@@ -401,7 +402,11 @@ class Server(Home):
         self._leaving.discard(exchange)
         self._forget(exchange.client)
 
-    def websocket_gone(self, ws: WebSocket) -> None:
+    @property
+    def websocket_gone(self) -> Callable[[WebSocket], None]:
+        return self._on_gone
+
+    def _websocket_gone(self, ws: WebSocket) -> None:
         self._websockets.discard(ws)
         self.counters.forget(ws)
         log_connection(ws, trio.current_time() - ws.began_at, self.lag)

@@ -100,7 +100,7 @@ class SocketTransport(Transport):
         self._sock = sock
         self._fd = sock.fileno()
         self._mask = 0
-        self._out: list[bytes | memoryview] = []
+        self._out: list[bytes | memoryview] | None = None  # when nothing is queued: most connections are idle
         self._dirty = False
         self._changed = False
         self._paused = False
@@ -114,6 +114,10 @@ class SocketTransport(Transport):
         self._due = inf
         self._progress_at = 0.0
         self._in_kernel = 0
+
+    def __lt__(self, other: object) -> bool:
+        """Let a heap compare timers of one time, whose order does not matter."""
+        return False
 
     # -- what a receiver calls -------------------------------------------------------------------------------
 
@@ -140,7 +144,7 @@ class SocketTransport(Transport):
             return
         out = self._out
         loop = self._loop
-        if not out and not more and not loop.in_batch:
+        if out is None and not more and not loop.in_batch:
             try:
                 sent = self._sock.send(data)
             except BlockingIOError:
@@ -149,11 +153,14 @@ class SocketTransport(Transport):
                 self._lose(exc)
                 return
             if sent < len(data):
-                out.append(memoryview(data)[sent:])
+                self._out = [memoryview(data)[sent:]]
                 self.queued = len(data) - sent
                 self._block()
             return
-        out.append(data)
+        if out is None:
+            self._out = [data]
+        else:
+            out.append(data)
         self.queued += len(data)
         if not self._dirty and not self.blocked:
             self._dirty = True
@@ -163,7 +170,7 @@ class SocketTransport(Transport):
 
     def flush(self) -> None:
         out = self._out
-        if not out or self.blocked:
+        if out is None or self.blocked:
             return
         try:
             if len(out) == 1:
@@ -181,10 +188,10 @@ class SocketTransport(Transport):
             return
         self.queued -= sent
         if not self.queued:
-            out.clear()
+            self._out = None
             if self._closing:
                 self._send_fin()
-        elif self._forget_sent(sent):
+        elif _forget_sent(out, sent):
             self.flush()
         else:
             self._block()
@@ -361,21 +368,6 @@ class SocketTransport(Transport):
             if self._peer_done:
                 self._lose(None)
 
-    def _forget_sent(self, sent: int) -> bool:
-        """Take what has left from the pieces; whether that was all that was tried."""
-        out = self._out
-        whole = 0
-        for piece in out[:_PIECES]:
-            if sent < len(piece):
-                break
-            sent -= len(piece)
-            whole += 1
-        del out[:whole]
-        if whole == _PIECES:
-            return True
-        out[0] = memoryview(out[0])[sent:]
-        return False
-
     def _end_of_input(self) -> None:
         """The peer has sent FIN; what is queued to it may still be wanted."""
         self.flush()
@@ -413,7 +405,22 @@ class SocketTransport(Transport):
         if not self._dead:
             self._dead = True
             self._error = error
-            self._out.clear()
+            self._out = None
             self.queued = 0
             self.blocked = False
             self._loop.end_soon(self)
+
+
+def _forget_sent(out: list[bytes | memoryview], sent: int) -> bool:
+    """Take what has left from the pieces, some of which remain; whether that was all that was tried."""
+    whole = 0
+    for piece in out[:_PIECES]:
+        if sent < len(piece):
+            break
+        sent -= len(piece)
+        whole += 1
+    del out[:whole]
+    if whole == _PIECES:
+        return True
+    out[0] = memoryview(out[0])[sent:]
+    return False
