@@ -618,6 +618,47 @@ class TestTime:
             for ends in many:
                 ends.peer.close()
 
+    async def test_batch_looks_again_while_no_task_waits_for_its_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A task that is woken has its turn next, whatever else has become ready."""
+        monkeypatch.setattr("rawws.loop._WORTH_A_LOOK", 0.0)
+        monkeypatch.setattr("rawws.loop._STAY_SECONDS", 60.0)
+        order: list[str] = []
+        woken, done = trio.Event(), trio.Event()
+
+        def send_more(transport: SocketTransport, data: bytes) -> None:
+            order.append(data.decode())
+            if data == b"3":
+                done.set()
+            else:
+                ends.peer.send(b"%d" % (int(data) + 1))
+            if data == b"2":
+                woken.set()
+
+        class Waits(trio.abc.Instrument):
+            def before_io_wait(self, timeout: float) -> None:
+                order.append("wait")
+
+        async with running() as reactor, trio.open_nursery() as nursery:
+            with Ends(reactor, data=send_more) as ends:
+                nursery.start_soon(woken.wait)
+                await settle()
+                waits = Waits()
+                trio.lowlevel.add_instrument(waits)
+                ends.peer.send(b"1")
+                await done.wait()
+                trio.lowlevel.remove_instrument(waits)
+        # What "1" sent was found at once; what "2" sent had to wait for the task that it woke.
+        assert order[order.index("1") :][:3] == ["1", "2", "wait"]
+
+    async def test_batch_that_has_looked_long_enough_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rawws.loop._WORTH_A_LOOK", 0.0)
+        monkeypatch.setattr("rawws.loop._STAY_SECONDS", 0.0)
+        async with running() as reactor:
+            with Ends(reactor, data=lambda transport, _: ends.peer.send(b"more")) as ends:
+                ends.peer.send(b"x")
+                await settle()  # or the batch would never end
+                assert ends.script.names.count("data") > 1
+
     async def test_timers_of_the_dead_do_not_pile_up(self) -> None:
         async with running() as reactor:
             for _ in range(500):
