@@ -74,7 +74,8 @@ def load(data: Mapping[str, Any]) -> Results:
             runs = {key: values["runs"] for key, values in line["figures"].items()}
             for number in range(max(map(len, runs.values()), default=0)):
                 values = {key: run[number] for key, run in runs.items() if run[number] is not None}
-                row.outcomes.append(Outcome(values, line["client_cpu"], line["server_cpu"]))
+                if values:
+                    row.outcomes.append(Outcome(values, line["client_cpu"], line["server_cpu"]))
             if line["error"]:
                 row.outcomes.append(Outcome(error=line["error"]))
     return results

@@ -27,6 +27,7 @@ from benchmarks.processes import BenchmarkError, Cores, generate
 from benchmarks.registry import PEERS, REFERENCE, Peer, select_peers, variant
 from benchmarks.results import Outcome, Results, median_ratio, spread
 from benchmarks.runner import Plan, files_for, measure, run
+from benchmarks.tables import load
 from benchmarks.targets import TARGETS, Target, check_targets
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ class TestStatistics:
         results.row(ECHO, PICOWS).outcomes.append(Outcome(error="wrong opcode"))
         assert results.ratio(ECHO, ECHO.metrics[0], "picows") is None
         assert results.errors == ["echo, picows: wrong opcode"]
+
+    def test_come_back_from_their_file(self) -> None:
+        results = results_of(ECHO, rawws=[10.0, 30.0], picows=[20.0, 40.0])
+        results.row(ECHO, PICOWS).outcomes.append(Outcome(error="wrong opcode"))
+        results.row(ECHO, FLOOR).skipped = "not today"
+        results.absent["aiohttp"] = "not installed: aiohttp"
+        data = json.loads(json.dumps(results.to_json()))
+        assert load(data).to_json() == data
 
     def test_json_keeps_every_measurement(self) -> None:
         data = json.loads(json.dumps(results_of(ECHO, rawws=[10.0, 30.0], picows=[20.0, 40.0]).to_json()))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import pytest
 import trio
 import trio.testing
+from benchmarks.tables import load, measured_tables, target_table
 
 import rawws
 from rawws import chat_protocol, redis_scripts
@@ -72,6 +73,17 @@ def _table(title: str) -> list[list[str]]:
 def _code(cell: str) -> list[str]:
     """What of a cell is code."""
     return re.findall(r"`([^`]*)`", cell)
+
+
+def _block(name: str) -> str:
+    """What stands between a block's two comments."""
+    return README.partition(f"<!-- test: {name} -->\n")[2].partition("<!-- /test -->")[0]
+
+
+def test_what_was_measured_is_what_the_results_file_says() -> None:
+    results = load(json.loads((ROOT / "benchmarks/results.json").read_text()))
+    assert _block("measured") == "\n".join([*measured_tables(results), ""])
+    assert _block("targets") == "\n".join([*target_table(results), ""])
 
 
 def test_the_example_with_a_backplane_serves_a_chat_over_redis(redis_server: RedisServer) -> None:
