@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rawws import masking
-from rawws.masking import apply_mask, mask_with_integers, mask_with_numpy, mask_with_strides, rotate
+from rawws.masking import apply_mask, mask_with_integers, mask_with_numpy, mask_with_strides, rotate, unmask_short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 KEY = b"\x37\xfa\x21\x3d"  # the masking key of RFC 6455 §5.7
 MASKED_HELLO = b"\x7f\x9f\x4d\x51\x58"  # "Hello" under it
 
-# Both sides of every threshold (512 and 4096 bytes) and of every remainder by four.
-EDGES = [511, 512, 513, 514, 515, 4095, 4096, 4097, 4098, 4099, 65_536, 65_537, 1_048_579]
+# Both sides of every threshold (126, 512 and 4096 bytes) and of every remainder by four.
+EDGES = [124, 125, 126, 127, 511, 512, 513, 514, 515, 4095, 4096, 4097, 4098, 4099, 65_536, 65_537, 1_048_579]
 
 
 def oracle(data: bytes, key: bytes) -> bytes:
@@ -43,6 +43,10 @@ def masked_from_a_view(data: bytes, key: bytes) -> bytes:
     return apply_mask(memoryview(b"." + data)[1:], key)  # also unaligned
 
 
+def masked_behind_its_key(data: bytes, key: bytes) -> bytes:
+    return unmask_short(key + data) if len(data) < 126 else apply_mask(data, key)
+
+
 def masked_from_a_bytearray(data: bytes, key: bytes) -> bytes:
     return apply_mask(bytearray(data), key)
 
@@ -57,6 +61,7 @@ def masked_from_a_bytearray(data: bytes, key: bytes) -> bytes:
         masked_without_numpy,
         masked_from_a_view,
         masked_from_a_bytearray,
+        masked_behind_its_key,
     ],
 )
 class TestEveryImplementation:

@@ -286,14 +286,12 @@ class Connection(Receiver):
                 if isinstance(message, Control):
                     if message is not PROGRESS:
                         self._control(message, now)
-                    budget -= 1024
-                else:
-                    if not self._discarding:
-                        self.messages_received += 1
-                        self._deliver(message)
-                    budget -= len(message) + 1024
+                elif not self._discarding:
+                    self.messages_received += 1
+                    self._deliver(message)
                 if not decoder.data:
                     break
+                budget -= 1024 if isinstance(message, Control) else len(message) + 1024
                 if budget < 0:
                     budget = _SLICE_COST
                     # A receive queue bounds the work of messages as it is, but not that of what is none (yet).
@@ -425,8 +423,9 @@ class Connection(Receiver):
         if len(message) >= LARGE:
             self._send_large(message, compress)
         else:
-            assert self._encoder is not None
-            frame = self._encoder.message(message, compress)
+            encoder = self._encoder
+            assert encoder is not None
+            frame = encoder.message(message, compress)
             self.messages_sent += 1
             self.bytes_sent += len(frame)
             transport.write(frame)

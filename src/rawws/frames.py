@@ -37,7 +37,7 @@ from wsproto.frame_protocol import (
 
 from .deflate import Inflater
 from .errors import CloseCode, FrameError
-from .masking import apply_mask, rotate
+from .masking import apply_mask, rotate, unmask_short
 
 if TYPE_CHECKING:
     from .deflate import DeflateParameters
@@ -354,9 +354,7 @@ class Decoder:
                                 self._at = stop
                             if length > self._max_size:
                                 raise self._too_big()
-                            payload = data[start:stop]
-                            if self._mask_bit:
-                                payload = apply_mask(payload, data[at + 2 : start])
+                            payload = unmask_short(data[at + 2 : stop]) if self._mask_bit else data[start:stop]
                             if first == 0x82:
                                 return payload
                             try:
@@ -365,9 +363,7 @@ class Decoder:
                                 raise self._bad_text() from None
                         if 0x88 <= first <= 0x8A:  # a whole control frame, also within a message
                             self._consume(stop)
-                            payload = data[start:stop]
-                            if self._mask_bit:
-                                payload = apply_mask(payload, data[at + 2 : start])
+                            payload = unmask_short(data[at + 2 : stop]) if self._mask_bit else data[start:stop]
                             if first != 0x88:
                                 return Control(first & 0x0F, payload)
                             return self._judge_close(payload)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["apply_mask", "mask_with_integers", "mask_with_numpy", "mask_with_strides", "rotate"]
+__all__ = ["apply_mask", "mask_with_integers", "mask_with_numpy", "mask_with_strides", "rotate", "unmask_short"]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -34,8 +34,9 @@ _WORTH_IMPORTING: Final = 4096
 
 _SHORT: Final = 126
 """Bytes below which a mask is multiplied, not concatenated: most payloads, and those of frames with a short length."""
-_REPEAT: Final = tuple(sum(1 << (32 * word) for word in range((size + 3) // 4)) for size in range(_SHORT))
+_REPEAT: Final = tuple(sum(1 << (32 * word) for word in range((size + 3) // 4)) for size in range(_SHORT + 4))
 _CUT: Final = tuple(-size % 4 * 8 for size in range(_SHORT))
+_BITS: Final = tuple(8 * size for size in range(_SHORT))
 _from_bytes: Final = int.from_bytes
 
 _ALL_BYTES: Final = int.from_bytes(range(256), "big")
@@ -59,6 +60,15 @@ def apply_mask(data: _Buffer, key: bytes) -> bytes:
     if size < _SMALL:
         return mask_with_integers(data, key)
     return _mask_large(data, key)
+
+
+def unmask_short(masked: bytes) -> bytes:
+    """Unmask a payload of at most 125 bytes that stands behind its key, as in most frames (RFC 6455 §5.2)."""
+    size = len(masked) - 4
+    number = _from_bytes(masked, "big")
+    # This mask begins with the key, as the number does: of the key zeros remain, of the rest the payload.
+    mask = (number >> _BITS[size]) * _REPEAT[size + 4] >> _CUT[size]
+    return (number ^ mask).to_bytes(size, "big")
 
 
 def rotate(key: bytes, consumed: int) -> bytes:
