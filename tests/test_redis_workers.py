@@ -213,6 +213,7 @@ async def test_redis_stopped_for_ten_seconds_and_started_again_has_lost_nothing_
                 nursery.start_soon(talk, people, 20, 0.1)
                 await trio.sleep(1)
                 server.stop()
+                await trio.sleep(0.5)  # what was on its way has come
                 acknowledged = people[0].texts
                 await trio.sleep(10)  # twice as long as the chat waits for an answer
                 assert not any(people[0].heard[len(acknowledged) :])

@@ -1001,6 +1001,8 @@ import signal
 import rawws
 import trio
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
 async def main():
     async def tell(*, task_status):
         pass
