@@ -119,6 +119,9 @@ class SocketTransport(Transport):
         """Let a heap compare timers of one time, whose order does not matter."""
         return False
 
+    def __hash__(self) -> int:
+        return id(self)  # mypyc gives a class that compares none by itself
+
     # -- what a receiver calls -------------------------------------------------------------------------------
 
     def now(self) -> float:
