@@ -801,8 +801,8 @@ class TestDeadlines:
             assert await silent.ended() == b""
 
     async def test_dripping_bytes_do_not_extend_it(self) -> None:
+        began = trio.current_time()  # before the connection, from whose acceptance on the time counts
         async with serving(echo, limits=LIMITS(head_timeout=0.2)) as server, connected(server) as client:
-            began = trio.current_time()
 
             async def drip() -> None:
                 for byte in GET[:-1]:
