@@ -134,7 +134,7 @@ def _decoders(frames: list[bytes], messages: list[str | bytes] | list[str], *, d
 
     def with_websockets(data: bytes) -> object:
         protocol.receive_data(data)
-        return protocol.events_received()[0].data  # type: ignore[union-attr]
+        return protocol.events_received()[0].data  # type: ignore[union-attr]  # a wrong type raises
 
     def encoded(message: str | bytes) -> bytes:
         return message.encode() if isinstance(message, str) else message
@@ -147,7 +147,7 @@ def _decoders(frames: list[bytes], messages: list[str | bytes] | list[str], *, d
 
 
 def _event_bytes(event: object) -> bytes:
-    data = event.data  # type: ignore[attr-defined]
+    data = event.data  # type: ignore[attr-defined]  # a wrong type raises
     return data.encode() if isinstance(data, str) else bytes(data)
 
 
@@ -182,7 +182,7 @@ def _encode(payload: Payload) -> list[Work]:
 
     def with_websockets() -> object:
         if text:
-            protocol.send_text(message.encode())  # type: ignore[union-attr]
+            protocol.send_text(message.encode())  # type: ignore[union-attr]  # a wrong type raises
         else:
             protocol.send_binary(raw)
         return b"".join(protocol.data_to_send())

@@ -10,9 +10,9 @@ import sys
 from typing import Any
 
 import uvicorn
-from channels.generic.websocket import AsyncWebsocketConsumer  # type: ignore[import-untyped]
-from channels.routing import ProtocolTypeRouter  # type: ignore[import-untyped]
-from django.conf import settings  # type: ignore[import-untyped]
+from channels.generic.websocket import AsyncWebsocketConsumer  # type: ignore[import-untyped]  # it has no types
+from channels.routing import ProtocolTypeRouter  # type: ignore[import-untyped]  # it has no types
+from django.conf import settings  # type: ignore[import-untyped]  # it has no types
 
 port, url, kind = sys.argv[1:]
 BACKENDS = {
@@ -22,7 +22,7 @@ BACKENDS = {
 settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": BACKENDS[kind], "CONFIG": {"hosts": [url]}}})
 
 
-class Room(AsyncWebsocketConsumer):  # type: ignore[misc]
+class Room(AsyncWebsocketConsumer):  # type: ignore[misc]  # its base has no types
     async def connect(self) -> None:
         await self.channel_layer.group_add("benchmark", self.channel_name)
         await self.accept()

@@ -8,19 +8,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import socketio  # type: ignore[import-untyped]
+import socketio  # type: ignore[import-untyped]  # it has no types
 import uvicorn
 
 port, url = sys.argv[1:]
 sio: Any = socketio.AsyncServer(async_mode="asgi", client_manager=socketio.AsyncRedisManager(url))
 
 
-@sio.event  # type: ignore[untyped-decorator]
+@sio.event  # type: ignore[untyped-decorator]  # it has no types
 async def connect(sid: str, environ: dict[str, Any]) -> None:
     await sio.enter_room(sid, "benchmark")
 
 
-@sio.event  # type: ignore[untyped-decorator]
+@sio.event  # type: ignore[untyped-decorator]  # it has no types
 async def say(sid: str, text: str) -> None:
     await sio.emit("say", text, room="benchmark")
 
