@@ -57,7 +57,7 @@ class Desk(Home):
     def run_soon(self, what: Callable[[], Awaitable[None]]) -> None:
         self.tasks.append(what)
 
-    def refused(self, reason: str) -> None:
+    def refused(self, exchange: Exchange, reason: str) -> None:
         self.reasons.append(reason)
 
     def exchange_gone(self, exchange: Exchange) -> None:
@@ -78,7 +78,7 @@ def test_the_interface_of_a_home_is_what_a_server_must_provide(rig: Rig) -> None
         lambda: home.head_complete(exchange),
         lambda: home.welcome(exchange, ws, rawws.EchoProtocol()),
         lambda: home.run_soon(trio.lowlevel.checkpoint),
-        lambda: home.refused("origin"),
+        lambda: home.refused(exchange, "origin"),
         lambda: home.exchange_gone(exchange),
         lambda: home.websocket_gone,
         lambda: home.is_closing,

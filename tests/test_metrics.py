@@ -164,7 +164,7 @@ class TestCollecting:
                 await trio.sleep_forever()
             await ws.reject(401)
 
-        limits = rawws.Limits(accept_timeout=0.05, head_timeout=0.3, max_connections=3, max_pending_handshakes=2)
+        limits = rawws.Limits(accept_timeout=0.05, head_timeout=0.3)
         async with serving({"/": picky}, limits=limits, hosts=["server.example.com"]) as server:
             for data, reason in (
                 (handshake(), "application"),
@@ -186,13 +186,21 @@ class TestCollecting:
                 after = collect(server)["rawws_connections_refused"]
                 assert {why for why in after if after[why] != before[why]} == {reason}
                 assert after[reason] == 1
-            silent = [await trio.open_tcp_stream("127.0.0.1", cast("Any", server.addresses[0])[1]) for _ in range(6)]
-            await eventually(lambda: of(collect(server), "rawws_connections_accepted") == 16)
+
+    async def test_refusals_of_a_full_server_are_counted_by_the_limit(self) -> None:
+        async with (
+            serving(rawws.EchoProtocol(), limits=rawws.Limits(max_connections=3, max_pending_handshakes=2)) as server,
+            connected(server) as oldest,
+            connected(server),
+            connected(server) as third,
+        ):
+            assert (await oldest.answer()).status == 503
+            await third.open()
+            async with connected(server), connected(server) as last:
+                assert (await last.answer()).status == 503
             refused = collect(server)["rawws_connections_refused"]
-            assert refused["max_connections"] == 3  # two with an answer, and one beyond those that get one
+            assert refused["max_connections"] == 1
             assert refused["max_pending_handshakes"] == 1
-            for stream in silent:
-                await stream.aclose()
 
     async def test_a_shutdown_is_a_reason_too(self) -> None:
         async def undecided(ws: rawws.WebSocket) -> None:

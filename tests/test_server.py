@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -710,7 +710,7 @@ class TestLimits:
             async with connected(server) as fourth:
                 await echoes(fourth)
 
-    async def test_a_crowd_beyond_the_refused_ones_is_cut_without_an_answer(self) -> None:
+    async def test_of_a_crowd_of_refused_ones_the_oldest_is_cut(self) -> None:
         async with (
             serving(echo, limits=LIMITS(max_connections=1, max_pending_handshakes=2)) as server,
             connected(server) as first,
@@ -720,8 +720,24 @@ class TestLimits:
             await echoes(first)
             assert (await second.answer()).status == 503
             assert (await third.answer()).status == 503
+            assert server.plain_connections == 2
             async with connected(server) as fourth:
-                assert await fourth.ended() == b""
+                assert (await fourth.answer()).status == 503
+                assert server.plain_connections == 2
+            assert await second.ended() == b""
+            await first.send(frame(TEXT, b"still here"))
+            assert await first.frame() == (TEXT, b"still here")
+
+    async def test_those_that_are_refused_keep_nobody_out(self) -> None:
+        """However many come in the second that each of them has to read why."""
+        limits = LIMITS(max_connections=3, max_pending_handshakes=2)
+        async with serving(echo, limits=limits) as server, AsyncExitStack() as stack:
+            for _ in range(10):
+                crowd = await stack.enter_async_context(connected(server))
+                await crowd.send(handshake()[:20])
+            async with connected(server) as client:
+                await echoes(client)
+                assert server.plain_connections == 4
 
     async def test_each_address_has_a_bound_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def remote_host(client: object) -> str | None:

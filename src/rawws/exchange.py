@@ -74,8 +74,8 @@ class Home:
         """Run an async function in a task that a shutdown cancels in the end."""
         raise NotImplementedError
 
-    def refused(self, reason: str) -> None:
-        """Learn that a request was refused, and why, in one word of `metrics.py`."""
+    def refused(self, exchange: Exchange, reason: str) -> None:
+        """Learn that a connection was refused, which ends it soon, and why, in one word of `metrics.py`."""
         raise NotImplementedError
 
     def exchange_gone(self, exchange: Exchange) -> None:
@@ -176,7 +176,7 @@ class Exchange(Receiver):
             reason: why, in one word of `metrics.py`, where the status does not say it.
         """
         if not self._over:
-            self._home.refused(reason or _REASONS.get(status, "malformed"))
+            self._home.refused(self, reason or _REASONS.get(status, "malformed"))
             _log.info("%s is refused with %d: %s", peer_name(self.client), status, message)
             response = Response.text(status, message, headers)
             self._transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
@@ -192,6 +192,10 @@ class Exchange(Receiver):
             return leaving
         self.refuse(503, "The server is shutting down.")
         return True
+
+    def cut(self) -> None:
+        """End the connection at once; what it was told may be lost."""
+        self._transport.abort()
 
     # -- what the driver calls -------------------------------------------------------------------------------
 
@@ -227,7 +231,7 @@ class Exchange(Receiver):
         return inf if self._over else self._head_by
 
     def stalled(self, seconds: float) -> None:
-        self._transport.abort()
+        self.cut()
 
     def eof(self, error: Exception | None) -> None:
         self._over = True

@@ -65,7 +65,8 @@ class Limits:
     max_control_rate: int = 100
     """Control frames, and empty data frames that are not final, a second; beyond: 1008."""
     max_connections: int = 10_000
-    """Connections of a server, plain HTTP included; beyond: 503."""
+    """Connections of a server, plain HTTP included; beyond: 503. Those that are refused have a second to read why, and
+    do not count; beyond `max_pending_handshakes` more in all, the oldest of them is cut."""
     max_connections_per_address: int = 200
     """Connections from one address, loopback excepted; beyond: 503."""
     max_pending_handshakes: int = 512

@@ -111,6 +111,7 @@ class Server(Home):
         self._websockets: set[WebSocket] = set()
         self._exchanges: set[Exchange] = set()
         self._pending: dict[Exchange, None] = {}  # those without a complete head, in the order of their arrival
+        self._refused: dict[Exchange, None] = {}  # those that may still read why, in the order of their refusal
         self._leaving: set[Exchange] = set()  # those that a shutdown waits for
         self._by_host: dict[str, int] = {}
         self._running_handlers = 0
@@ -291,10 +292,7 @@ class Server(Home):
             self._by_host[host] = self._by_host.get(host, 0) + 1
         limits = self._site.limits
         connections = len(self._exchanges) + len(self._websockets)
-        if connections > limits.max_connections + limits.max_pending_handshakes:
-            self.counters.refuse("max_connections")
-            transport.abort()  # there are too many to tell each of them
-        elif connections > limits.max_connections:
+        if connections - len(self._refused) > limits.max_connections:
             exchange.refuse(503, "The server has too many connections.", reason="max_connections")
         elif host is not None and self._by_host[host] > limits.max_connections_per_address:
             exchange.refuse(
@@ -309,6 +307,12 @@ class Server(Home):
                     "The server has too many connections that have not asked for anything.",
                     reason="max_pending_handshakes",
                 )
+        if connections > limits.max_connections + limits.max_pending_handshakes:
+            # Those that were refused keep nobody out, however many come in the time that each has to read why.
+            oldest = next(iter(self._refused))
+            del self._refused[oldest]
+            self._exchanges.discard(oldest)
+            oldest.cut()
         return exchange
 
     def _refuse(self, address: object, data: bytes) -> bytes:
@@ -393,11 +397,13 @@ class Server(Home):
         assert self._handlers is not None
         self._handlers.start_soon(what)
 
-    def refused(self, reason: str) -> None:
+    def refused(self, exchange: Exchange, reason: str) -> None:
+        self._refused[exchange] = None
         self.counters.refuse(reason)
 
     def exchange_gone(self, exchange: Exchange) -> None:
         self._pending.pop(exchange, None)
+        self._refused.pop(exchange, None)
         self._exchanges.discard(exchange)
         self._leaving.discard(exchange)
         self._forget(exchange.client)

@@ -26,8 +26,8 @@ HALF = handshake("/echo")[:-2]
 
 
 async def test_ten_thousand_half_open_handshakes_leave_room_for_whole_ones() -> None:
-    """Of heads that are not complete `max_pending_handshakes` are kept; the others are refused, or cut when they are
-    more than `max_connections` besides, and each costs under 6 KiB until it has read why."""
+    """Of heads that are not complete `max_pending_handshakes` are kept; the others are refused, and each costs under
+    6 KiB until it has read why; however fast they come, they do not count against `max_connections` meanwhile."""
     with descriptors(CROWD + 500) as allowed, serve() as server, healthy(server):
         crowd = allowed // BATCH * BATCH - 500
         before = server.descriptors()
