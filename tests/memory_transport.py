@@ -23,6 +23,7 @@ class MemoryTransport(Transport):
     Attributes:
         clock: seconds; what `now` returns.
         window: bytes that the peer takes from now on; `math.inf` for a peer that reads everything.
+        under_way: bytes that have left and that the peer's machine has not acknowledged.
         sent: what has left and the test has not taken yet.
         slice_is_over: what `expired` returns.
         paused, scheduled, alarm, closing_by, aborted: what the receiver asked for; None or `math.inf` for nothing.
@@ -35,6 +36,7 @@ class MemoryTransport(Transport):
         super().__init__()
         self.clock = 1000.0
         self.window = window
+        self.under_way = 0
         self.sent = bytearray()
         self.slice_is_over = False
         self.paused = False
@@ -58,6 +60,9 @@ class MemoryTransport(Transport):
 
     def without_progress(self) -> float:
         return self.clock - self._progress_at if self.blocked else 0.0
+
+    def unacknowledged(self) -> int:
+        return self.queued + self.under_way
 
     def write(self, data: bytes, more: bool = False) -> None:
         assert data

@@ -403,6 +403,7 @@ class TestMessagesAndControlFrames:
             transport.now,
             transport.expired,
             transport.without_progress,
+            transport.unacknowledged,
             lambda: transport.write(b""),
             transport.flush,
             transport.pause,
@@ -927,6 +928,41 @@ class TestKeepalive:
         transport.pass_time(6.9)
         assert app.state() is State.OPEN
         transport.pass_time(0.2)
+        assert app.ends[-1][1] == 1011
+
+    def test_a_peer_that_takes_what_stands_before_the_ping_is_slow_and_not_gone(self) -> None:
+        transport, app = connected(Limits(ping_interval=20, ping_timeout=7))
+        app.send_nowait("x" * 998)
+        transport.under_way = 1000
+        transport.pass_time(20)
+        transport.under_way += 2  # the ping
+        for _ in range(4):
+            transport.pass_time(6)
+            app.send_nowait("y" * 98)  # does not hide that the peer takes what is before
+            transport.under_way += 100 - 10
+            transport.pass_time(1)
+            assert app.state() is State.OPEN
+        transport.pass_time(7.1)
+        assert app.ends[-1][1] == 1011
+
+    def test_once_all_before_the_ping_is_acknowledged_the_peer_has_its_time_and_no_more(self) -> None:
+        transport, app = connected(Limits(ping_interval=20, ping_timeout=7))
+        transport.under_way = 1000
+        transport.pass_time(20)
+        transport.under_way = 0
+        transport.pass_time(7 + 6.9)
+        assert app.state() is State.OPEN
+        transport.pass_time(0.2)
+        assert app.ends[-1][1] == 1011
+
+    def test_what_is_sent_behind_the_ping_gives_no_time(self) -> None:
+        transport, app = connected(Limits(ping_interval=20, ping_timeout=7))
+        transport.pass_time(20)
+        for _ in range(3):
+            transport.pass_time(2)
+            app.send_nowait("x")
+            transport.under_way += 1
+        transport.pass_time(1.1)
         assert app.ends[-1][1] == 1011
 
 

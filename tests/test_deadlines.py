@@ -16,7 +16,20 @@ from trio.testing import lockstep_stream_pair
 import rawws
 from rawws import ConnectionClosed, Limits
 
-from .drivers import DRIVERS, Driver, DriverName, Held, Peer, client_context, jumping_clock, server_context, settle
+from .drivers import (
+    DRIVERS,
+    PING,
+    PONG,
+    Driver,
+    DriverName,
+    Held,
+    Peer,
+    client_context,
+    frame,
+    jumping_clock,
+    server_context,
+    settle,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,6 +167,25 @@ async def test_keepalive_ends_a_peer_that_says_nothing_and_tells_who_waits(drive
             await ws.receive()
         assert (caught.value.code, caught.value.by) == (1011, "us")
         assert 2 * DEADLINE - 0.5 <= trio.current_time() - began <= 2 * DEADLINE + LATE
+        peer.cut()
+
+
+async def test_keepalive_waits_for_a_peer_that_reads_slowly_what_stands_before_the_ping(
+    driver: Driver, clock: MockClock
+) -> None:
+    async with driver.open(narrow=True, limits=only("ping_interval", "ping_timeout")) as (ws, peer):
+        size = 200 * KIB
+        assert ws.send_nowait(bytes(size)) is not rawws.SendStatus.DROPPED
+        size += 10
+        began = trio.current_time()
+        while size > 0:
+            await trio.sleep(DEADLINE / 4)
+            size -= len(await peer.stream.receive_some(min(size, 8 * KIB)))
+        assert await peer.frame() == (PING, b"")
+        assert trio.current_time() - began > 5 * DEADLINE
+        await peer.send(frame(PONG))
+        await trio.sleep(DEADLINE / 2)
+        assert ws.closed is None
         peer.cut()
 
 

@@ -90,6 +90,7 @@ class Connection(Receiver):
     __slots__ = (
         "_backlog",
         "_backlog_size",
+        "_before_ping",
         "_behind",
         "_behind_size",
         "_busy",
@@ -109,7 +110,9 @@ class Connection(Receiver):
         "_high_water",
         "_limits",
         "_pending_close",
+        "_ping_offset",
         "_pinged_at",
+        "_pong_by",
         "_queue",
         "_queue_size",
         "_reported",
@@ -153,6 +156,9 @@ class Connection(Receiver):
         self._close_by = inf
         self._heard_at = 0.0
         self._pinged_at = inf
+        self._pong_by = inf
+        self._ping_offset = 0
+        self._before_ping = 0
         self._control_since = 0.0
         self._control_count = 0
         self.messages_received = 0
@@ -228,7 +234,7 @@ class Connection(Receiver):
 
     def drained(self) -> None:
         if self._pinged_at != inf:
-            self._pinged_at = self._transport.now()  # the ping has not reached the kernel before now
+            self._await_pong(self._transport.now())  # the ping has not reached the kernel before now
         self._refill()
         if not self._backlog_size:
             self._crowded = self._writing or self._pending_close is not None
@@ -655,19 +661,41 @@ class Connection(Receiver):
             self._pinged_at = inf
         if self._pinged_at != inf:
             if self._transport.blocked:
-                self._pinged_at = now  # the ping has not reached the kernel; `stalled` watches that
-            silent = now - self._pinged_at
-            if silent >= limits.ping_timeout:
+                self._await_pong(now)  # the ping has not reached the kernel; `stalled` watches that
+            elif now >= self._pong_by and not self._give_ping_time(now):
                 self._fail(CloseCode.INTERNAL_ERROR, f"no answer to a ping for {limits.ping_timeout:g} s")
                 self._settle()
                 return self._close_by
-            return self._pinged_at + limits.ping_timeout
+            return self._pong_by
         silent = now - self._heard_at
         if silent >= limits.ping_interval:
-            self._pinged_at = now
+            self._ping_offset = self.bytes_sent - self._backlog_size
+            self._await_pong(now)
             self.ping_nowait()
-            return now + limits.ping_timeout
+            return self._pong_by
         return self._heard_at + limits.ping_interval
+
+    def _await_pong(self, now: float) -> None:
+        self._pinged_at = now
+        self._pong_by = now + self._limits.ping_timeout
+        self._before_ping = self._left_before_ping()
+
+    def _give_ping_time(self, now: float) -> bool:
+        """Wait on for a pong while the peer still takes what stands before our ping; False when it does not.
+
+        A peer on a slow line may have minutes of data before it, in the kernels of both sides and on the way.
+        """
+        before = self._before_ping
+        self._before_ping = self._left_before_ping()
+        if self._before_ping >= before:
+            return False
+        self._pong_by = now + self._limits.ping_timeout
+        return True
+
+    def _left_before_ping(self) -> int:
+        """Return how many of the bytes before our last ping the peer's machine has not acknowledged."""
+        written_since = self.bytes_sent - self._backlog_size - self._ping_offset
+        return max(0, self._transport.unacknowledged() - written_since)
 
     # -- ending --------------------------------------------------------------------------------------------
 

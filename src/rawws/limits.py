@@ -46,7 +46,8 @@ class Limits:
     ping_interval: float = 20.0
     """Seconds without a byte from the peer after which a ping is sent."""
     ping_timeout: float = 20.0
-    """Seconds from the ping's leaving without a byte from the peer, after which it is closed with 1011."""
+    """Seconds from the ping's leaving without a byte from the peer, after which it is closed with 1011; they begin anew
+    while its machine acknowledges what was sent before the ping, so that a slow peer is not taken for a gone one."""
     close_timeout: float = 5.0
     """Seconds that the closing handshake may take, from before any write can block; then the connection is cut."""
     shutdown_timeout: float = 10.0

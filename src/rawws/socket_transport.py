@@ -142,6 +142,9 @@ class SocketTransport(Transport):
             return 0.0
         return trio.current_time() - self._progress_at
 
+    def unacknowledged(self) -> int:
+        return self.queued + unacknowledged(self._fd)
+
     def write(self, data: bytes, more: bool = False) -> None:
         if self._dead:
             return

@@ -127,6 +127,9 @@ class StreamTransport(Transport):
     def without_progress(self) -> float:
         return trio.current_time() - self._progress_at if self.blocked else 0.0
 
+    def unacknowledged(self) -> int:
+        return self.queued + (self._held_by_kernel() or 0)
+
     def write(self, data: bytes, more: bool = False) -> None:
         if not self._dead:
             self._out += data
@@ -304,13 +307,18 @@ class StreamTransport(Transport):
 
     def _look_for_progress(self, now: float) -> None:
         """See whether a piece that is under way moves: a slow peer may take long until a socket asks for more."""
+        in_kernel = self._held_by_kernel()
+        if in_kernel is None:
+            return
+        if in_kernel < self._in_kernel or self._in_kernel < 0:
+            # What the first look finds may have grown since the piece began: it says nothing against the peer.
+            self._progress_at = now
+        self._in_kernel = in_kernel
+
+    def _held_by_kernel(self) -> int | None:
+        """Return the bytes sent that the peer's machine has not acknowledged; None for a stream that is no socket's."""
         below = getattr(self._stream, "transport_stream", self._stream)
-        if isinstance(below, trio.SocketStream):
-            in_kernel = unacknowledged(below.socket.fileno())
-            if in_kernel < self._in_kernel or self._in_kernel < 0:
-                # What the first look finds may have grown since the piece began: it says nothing against the peer.
-                self._progress_at = now
-            self._in_kernel = in_kernel
+        return unacknowledged(below.socket.fileno()) if isinstance(below, trio.SocketStream) else None
 
     def _look_due(self, now: float) -> None:
         self.wake_at(min(self._close_by, self.receiver.due(now)))

@@ -112,6 +112,10 @@ class Transport:
         """Return for how many seconds no queued byte has left; 0 while the peer is not behind."""
         raise NotImplementedError
 
+    def unacknowledged(self) -> int:
+        """Return how many bytes written the peer's machine has not acknowledged; `queued` where nothing tells."""
+        raise NotImplementedError
+
     def write(self, data: bytes, more: bool = False) -> None:
         """Queue bytes; they leave now, soon after the driver's call, or, with `more`, a little later."""
         raise NotImplementedError
