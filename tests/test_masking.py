@@ -11,7 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rawws import masking
-from rawws.masking import apply_mask, mask_with_integers, mask_with_numpy, mask_with_strides, rotate, unmask_short
+from rawws.masking import (
+    apply_mask,
+    mask_short,
+    mask_with_integers,
+    mask_with_numpy,
+    mask_with_strides,
+    rotate,
+    unmask_short,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +55,14 @@ def masked_behind_its_key(data: bytes, key: bytes) -> bytes:
     return unmask_short(key + data) if len(data) < 126 else apply_mask(data, key)
 
 
+def masked_and_put_behind_its_key(data: bytes, key: bytes) -> bytes:
+    if len(data) >= 126:
+        return apply_mask(data, key)
+    frame = mask_short(data, int.from_bytes(key, "big"))
+    assert frame.startswith(key)
+    return frame[4:]
+
+
 def masked_from_a_bytearray(data: bytes, key: bytes) -> bytes:
     return apply_mask(bytearray(data), key)
 
@@ -62,6 +78,7 @@ def masked_from_a_bytearray(data: bytes, key: bytes) -> bytes:
         masked_from_a_view,
         masked_from_a_bytearray,
         masked_behind_its_key,
+        masked_and_put_behind_its_key,
     ],
 )
 class TestEveryImplementation:

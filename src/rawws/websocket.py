@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final, final
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 from trio.lowlevel import Abort, current_task, disable_ki_protection
@@ -25,12 +26,14 @@ from .encoder import Encoder, close_payload
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
 from .logs import escape
-from .pace import breathe, park, unpark
+from .pace import blocks, breathe, sleep_order, unpark
 from .pieces import MessageChunks, MessageWriter
 from .states import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+
+    import outcome
 
     from .deflate import DeflateOptions, DeflateParameters
     from .http import Request
@@ -109,6 +112,7 @@ class WebSocket(Connection):
         "_receiver",
         "_receiving",
         "_room",
+        "_sleep_order",
         "_writer_lock",
         "began_at",
         "latency",
@@ -144,6 +148,7 @@ class WebSocket(Connection):
         self._receiver: trio.lowlevel.Task | None = None
         self._receiving = False
         self._room: trio.lowlevel.ParkingLot | None = None
+        self._sleep_order: object = None
         self._done: trio.Event | None = None
         self._callbacks: list[Callable[[WebSocket, ConnectionClosed], object]] | None = None
         self._pings: dict[bytes, _Ping] | None = None
@@ -291,19 +296,22 @@ class WebSocket(Connection):
         """
         return await self._next(quietly=False)
 
-    async def _next(self, quietly: bool) -> str | bytes:
-        """Take the next message; wait until there is one, which is a checkpoint, or raise what ended the connection."""
+    @coroutine
+    def _next(self, quietly: bool) -> Generator[Any, Any, str | bytes]:
+        """Take the next message; wait until there is one, which is a checkpoint, or raise what ended the connection.
+
+        A generator: each message goes through here, and no coroutine shall stand between this wait and Trio's loop.
+        """
         if self._queue and not self._receiving:
-            await breathe()
-            if not self._queue:  # another task has taken it meanwhile
-                return await self._next(quietly)
-            return self._take()
+            yield from breathe().__await__()
+            if self._queue:  # no other task has taken it meanwhile
+                return self._take()
         queue = self._begin_receiving()
         try:
             while not queue:
                 if self._state is not _OPEN:
                     self._raise_at_end(quietly)
-                await self._park()
+                (yield self._going_to_sleep()).unwrap()
         finally:
             self._receiving = False
         return self._take()
@@ -335,12 +343,20 @@ class WebSocket(Connection):
         """
         return MessageChunks(self)
 
-    def _park(self) -> Awaitable[object]:
-        """Return what to await to sleep until `_wake`; what was sent leaves first."""
+    @coroutine
+    def _park(self) -> Generator[object, outcome.Outcome[None], None]:
+        """Sleep until `_wake`."""
+        (yield self._going_to_sleep()).unwrap()
+
+    def _going_to_sleep(self) -> object:
+        """Return what a coroutine yields to sleep until `_wake`; what was sent leaves first."""
         if self._transport.queued:
             self._transport.flush()
         self._receiver = current_task()
-        return park(self._stop_waiting)
+        if self._sleep_order is None:
+            self._sleep_order = sleep_order(self._stop_waiting)
+        blocks()
+        return self._sleep_order
 
     def _stop_waiting(self, _: object) -> Abort:
         self._receiver = None
@@ -586,6 +602,7 @@ class WebSocket(Connection):
         return True
 
     def _say_closed(self, closed: ConnectionClosed) -> None:
+        self._sleep_order = None  # it refers to us
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             try:
