@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from math import inf
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -476,6 +477,7 @@ class WebSocket(Connection):
         now = self._heard_at
         if not payload and self._pinged_at < now:
             self.latency = now - self._pinged_at
+            self._pinged_at = self._pong_by = inf  # most connections are idle: what they keep counts
         pings = self._pings
         if pings is None or payload not in pings:
             return
