@@ -37,7 +37,7 @@ from wsproto.frame_protocol import (
 
 from .deflate import Inflater
 from .errors import CloseCode, FrameError
-from .masking import apply_mask, rotate, unmask_short
+from .masking import rotate, unmask_large, unmask_short
 
 if TYPE_CHECKING:
     from .deflate import DeflateParameters
@@ -289,7 +289,7 @@ class Decoder:
         self._key = b""
         # Of the message that has begun and not ended: whether a frame of it did, and what came of it.
         self._in_message = False
-        self._binary: list[bytes | bytearray] | None = None
+        self._binary: list[bytes | bytearray | memoryview] | None = None
         self._text: StringIO | None = None
         self._tail = b""
         self._engine: _Engine | None = None
@@ -424,13 +424,11 @@ class Decoder:
         stop = start + size
         if stop <= len(data):
             self._consume(stop)
-            payload = data[start:stop]
-            if key:
-                payload = apply_mask(payload, key)
+            payload = unmask_large(data, start, stop, key) if key else data[start:stop]
             if first == 0x82:
-                return payload
+                return bytes(payload)
             try:
-                return payload.decode()
+                return str(payload, "utf-8")
             except UnicodeDecodeError:
                 raise self._bad_text() from None
         self._consume(start)
@@ -459,22 +457,24 @@ class Decoder:
         """Unmask, check and keep what has come of the frame."""
         at = self._at
         stop = min(at + self._left, len(self.data))
-        piece = self.data[at:stop]
+        piece: bytes | memoryview
+        if self._key:
+            piece = unmask_large(self.data, at, stop, self._key)
+            self._key = rotate(self._key, stop - at)
+        else:
+            piece = self.data[at:stop]
         self._consume(stop)
         self._left -= stop - at
-        if self._key:
-            piece = apply_mask(piece, self._key)
-            self._key = rotate(self._key, stop - at)
         if self._binary is not None:
             _append(self._binary, piece)
         else:
             if self._tail:
-                piece = self._tail + piece
+                piece = b"".join((self._tail, piece))
             try:
                 text, used = utf_8_decode(piece, "strict", not self._left)
             except UnicodeDecodeError:
                 raise self._bad_text() from None
-            self._tail = piece[used:]
+            self._tail = bytes(piece[used:])
             assert self._text is not None
             self._text.write(text)
 
@@ -596,7 +596,7 @@ class Decoder:
         return self._fail(int(exc.code), str(exc))
 
 
-def _append(pieces: list[bytes | bytearray], piece: bytes) -> None:
+def _append(pieces: list[bytes | bytearray | memoryview], piece: bytes | memoryview) -> None:
     """Add to what has arrived of a message; small pieces share one buffer, so that each does not cost an object."""
     if len(piece) >= _LARGE_PIECE:
         pieces.append(piece)
