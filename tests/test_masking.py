@@ -18,6 +18,7 @@ from rawws.masking import (
     mask_with_numpy,
     mask_with_strides,
     rotate,
+    unmask_piece,
     unmask_short,
 )
 
@@ -63,6 +64,20 @@ def masked_and_put_behind_its_key(data: bytes, key: bytes) -> bytes:
     return frame[4:]
 
 
+def masked_as_a_piece(data: bytes, key: bytes) -> bytes:
+    pytest.importorskip("numpy", reason="pip install 'rawws[speed]'")
+    apply_mask(bytes(4096), key)  # NumPy masks from here on
+    pieces = []
+    for lead in range(5):  # aligned and not, with bytes behind and without
+        for behind in range(2):
+            read = b"." * lead + data + b"." * behind
+            piece = unmask_piece(read, lead, lead + len(data), key)
+            assert isinstance(piece, memoryview if len(data) >= 4096 else bytes)
+            pieces.append(bytes(piece))
+    assert len(set(pieces)) == 1
+    return pieces[0]
+
+
 def masked_from_a_bytearray(data: bytes, key: bytes) -> bytes:
     return apply_mask(bytearray(data), key)
 
@@ -77,6 +92,7 @@ def masked_from_a_bytearray(data: bytes, key: bytes) -> bytes:
         masked_without_numpy,
         masked_from_a_view,
         masked_from_a_bytearray,
+        masked_as_a_piece,
         masked_behind_its_key,
         masked_and_put_behind_its_key,
     ],

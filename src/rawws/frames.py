@@ -37,7 +37,7 @@ from wsproto.frame_protocol import (
 
 from .deflate import Inflater
 from .errors import CloseCode, FrameError
-from .masking import rotate, unmask_large, unmask_short
+from .masking import apply_mask, rotate, unmask_piece, unmask_short
 
 if TYPE_CHECKING:
     from .deflate import DeflateParameters
@@ -424,11 +424,13 @@ class Decoder:
         stop = start + size
         if stop <= len(data):
             self._consume(stop)
-            payload = unmask_large(data, start, stop, key) if key else data[start:stop]
+            payload = data[start:stop]
+            if key:
+                payload = apply_mask(payload, key)
             if first == 0x82:
-                return bytes(payload)
+                return payload
             try:
-                return str(payload, "utf-8")
+                return payload.decode()
             except UnicodeDecodeError:
                 raise self._bad_text() from None
         self._consume(start)
@@ -459,7 +461,7 @@ class Decoder:
         stop = min(at + self._left, len(self.data))
         piece: bytes | memoryview
         if self._key:
-            piece = unmask_large(self.data, at, stop, self._key)
+            piece = unmask_piece(self.data, at, stop, self._key)
             self._key = rotate(self._key, stop - at)
         else:
             piece = self.data[at:stop]

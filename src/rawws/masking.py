@@ -29,7 +29,7 @@ __all__ = [
     "mask_with_numpy",
     "mask_with_strides",
     "rotate",
-    "unmask_large",
+    "unmask_piece",
     "unmask_short",
 ]
 
@@ -114,24 +114,26 @@ def mask_with_numpy(data: _Buffer, key: bytes) -> bytes:
     Raises:
         ImportError: NumPy is not installed.
     """
-    return bytes(_xor_lanes(data, 0, len(data), key))
+    import numpy as np
+
+    size = len(data)
+    if size & 3:  # a padded copy costs less than masking the odd bytes on their own
+        data = b"".join((data, bytes(4 - (size & 3))))
+    # Both operands are read in native byte order, so the lanes agree on any machine.
+    lanes = np.bitwise_xor(np.frombuffer(data, np.uint32), np.frombuffer(key, np.uint32))
+    return lanes.tobytes()[:size]
 
 
-def unmask_large(data: bytes, start: int, stop: int, key: bytes) -> bytes | memoryview:
-    """Unmask a part of what was read; where NumPy does it, neither the part nor the result is copied.
+def unmask_piece(data: bytes, start: int, stop: int, key: bytes) -> bytes | memoryview:
+    """Unmask a part of what was read, to be joined with others; where NumPy does it, nothing is copied.
 
     Args:
         data: what was read.
         start: where the part begins, to which the key is rotated.
         stop: where it ends.
     """
-    if stop - start >= _WORTH_IMPORTING and _mask_large is mask_with_numpy:
-        return _xor_lanes(data, start, stop, key)
-    return apply_mask(data[start:stop], key)
-
-
-def _xor_lanes(data: _Buffer, start: int, stop: int, key: bytes) -> memoryview:
-    """Return what NumPy makes of `data[start:stop]`, in memory of its own."""
+    if stop - start < _WORTH_IMPORTING or _mask_large is not mask_with_numpy:
+        return apply_mask(data[start:stop], key)
     import numpy as np
 
     # Lanes that begin where a multiple of four does are read and written at once, others by way of a buffer.
@@ -141,7 +143,6 @@ def _xor_lanes(data: _Buffer, start: int, stop: int, key: bytes) -> memoryview:
     whole = size - rest
     key = rotate(key, -lead)
     result = np.empty(size, np.uint8)
-    # Both operands are read in native byte order, so the lanes agree on any machine.
     lanes = np.frombuffer(data, np.uint32, whole >> 2, start - lead)
     np.bitwise_xor(lanes, np.frombuffer(key, np.uint32), out=result[:whole].view(np.uint32))
     if rest:
