@@ -24,6 +24,7 @@ import select
 import socket
 from collections import deque
 from contextlib import ExitStack, suppress
+from functools import cache
 from heapq import heapify, heappop, heappush
 from math import inf
 from time import perf_counter
@@ -132,7 +133,7 @@ class Loop:
 
     def __init__(self, *, stall_timeout: float) -> None:
         self.stall_timeout = stall_timeout
-        bytes(_HEAP_BLOCK)
+        _keep_large_blocks()
         self.epoll = select.epoll()
         self.dirty: list[SocketTransport] = []
         self.in_batch = False
@@ -483,6 +484,12 @@ def _received(sock: socket.socket) -> bytes:
         return sock.recv(READ_SIZE)
     except OSError:
         return b""  # it has not asked yet, or it has gone
+
+
+@cache
+def _keep_large_blocks() -> None:
+    """Show glibc a block, once in a process: it is mapped then, never touched and given back."""
+    bytes(_HEAP_BLOCK)
 
 
 def _refuse(listener: _Listener, sock: socket.socket, address: object, asked: bytes) -> None:
