@@ -43,8 +43,8 @@ def breathe() -> Coroutine[Any, Any, None]:
 def sleep_order(abort: Callable[[trio.lowlevel.RaiseCancelT], trio.lowlevel.Abort]) -> object:
     """Return what `wait_task_rescheduled(abort)` yields to Trio's loop, to be yielded to it again and again.
 
-    To make it anew each time, in a coroutine of its own, costs a handler that echoes short messages 5 to 8 % of its rate.
-    What Trio answers is an outcome to unwrap.
+    To make it anew each time, in a coroutine of its own, costs a handler that echoes short messages 5 to 8 % of its
+    rate. What Trio answers is an outcome to unwrap.
     """
     sleeping = wait_task_rescheduled(abort)  # noqa: ASYNC105  it is not to sleep now
     order: object = sleeping.send(None)
