@@ -651,6 +651,12 @@ class TestOpening:
             async with RedisBackplane(redis_server.url):
                 raise KeyError
 
+    async def test_a_reading_that_was_to_begin_ends_with_the_body(self, redis_server: RedisServer, prefix: str) -> None:
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            await backplane.subscribe("tea", Ear())
+            await trio.testing.wait_all_tasks_blocked()
+            backplane._read_soon(backplane._rooms["tea"])  # its task runs after the body has ended
+
     async def test_one_that_is_not_open_says_how_to_open_it(self, redis_server: RedisServer) -> None:
         backplane = RedisBackplane(redis_server.url)
         with pytest.raises(RuntimeError, match="async with"):

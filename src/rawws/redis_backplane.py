@@ -315,6 +315,7 @@ class RedisBackplane(Backplane):
 
     async def _ready(self) -> None:
         """Wait for the connection; the caller sets the deadline."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # our own tasks end with the nursery, though it is gone already
         if self._nursery is None:
             raise RuntimeError("this backplane is not open: async with RedisBackplane(url) as backplane")
         await self._link.ready()
