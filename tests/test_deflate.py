@@ -46,10 +46,12 @@ def deflated(message: bytes, window_bits: int = 15, mode: int = zlib.Z_SYNC_FLUS
 
 
 def inflated(inflater: Inflater, payload: bytes, limit: int = MIB, size: int | None = None) -> bytes:
-    """Inflate one message, in pieces of `size` bytes."""
+    """Inflate one message, whole or in pieces of `size` bytes."""
+    if size is None:
+        return inflater.message(payload, limit)
     message = b""
-    for start in range(0, len(payload), size or max(1, len(payload))):
-        message += inflater.decompress(payload[start : start + (size or len(payload))], limit - len(message))
+    for start in range(0, len(payload), size):
+        message += inflater.decompress(payload[start : start + size], limit - len(message))
     return message + inflater.finish(limit - len(message))
 
 
@@ -468,6 +470,34 @@ class TestInflating:
             inflater = Inflater(15, False, backend=backend_or_skip(name))
             assert inflated(inflater, payload, len(message), size) == message
 
+    @pytest.mark.parametrize("size", [None, 1, 4096])
+    @pytest.mark.parametrize("window_bits", range(9, 16))
+    def test_what_a_peer_that_keeps_its_context_sends_inflates(
+        self, name: str, window_bits: int, size: int | None
+    ) -> None:
+        sender = zlib.compressobj(9, zlib.DEFLATED, -window_bits)
+        rng = random.Random(window_bits)
+        rare = rng.randbytes(60)
+        inflater = Inflater(window_bits, False, backend=backend_or_skip(name))
+        for distance in (0, 0, 100, 400, 900, 1900, 3900, 8000, 16_000, 32_000, 70_000, 0):
+            for message in (rare, bytes(rng.choices(b"abcd", k=distance)), rare * 2):
+                payload = (sender.compress(message) + sender.flush(zlib.Z_SYNC_FLUSH))[:-4]
+                assert inflated(inflater, payload, size=size) == message
+                assert len(inflater._window) <= 1 << window_bits
+
+    @pytest.mark.parametrize("size", [None, 1, 3000])
+    def test_the_window_reaches_back_as_far_as_was_agreed_and_no_further(self, name: str, size: int | None) -> None:
+        said = random.Random(4).randbytes(4096)
+        stored = b"\x00\x00\x10\xff\xef" + said + b"\x00"  # a block without compression, then the empty one
+        # A block with fixed codes: 3 bytes from 4096, and from 4097 bytes before; then the empty block.
+        for reference, message in ((b"\x02\xf6\xff\x01\x00", said[:3]), (b"\x02\x0e\x00\x00\x00", None)):
+            inflater = Inflater(12, False, backend=backend_or_skip(name))
+            assert inflated(inflater, stored, size=size) == said
+            if message is None:
+                assert failure(inflater, reference, size=size) == 1007
+            else:
+                assert inflated(inflater, reference, size=size) == message
+
     def test_a_window_of_eight_bits_inflates(self, name: str) -> None:
         message = bytes(range(200)) * 3  # no distance beyond 200
         inflater = Inflater(8, False, backend=backend_or_skip(name))
@@ -654,17 +684,14 @@ class TestBackends:
         assert inflated(inflater, b"\xf2\x48\xcd\xc9\xc9\x07\x00") == b"Hello"
         assert inflater._backend is load_backend("zlib")
 
-    def test_nothing_is_made_before_the_first_message(self) -> None:
-        inflater, deflater = Inflater(12, False), Deflater(12, False, 5, None)
-        assert inflater._inflater is None
-        assert deflater._deflater is None
-
-    @pytest.mark.parametrize("kept", [True, False])
-    def test_a_context_lives_between_messages_only_with_takeover(self, kept: bool) -> None:
-        inflater, deflater = Inflater(12, not kept), Deflater(12, not kept, 5, None)
-        assert inflated(inflater, deflater.compress(b"Hello")) == b"Hello"
-        assert (inflater._inflater is not None) is kept
-        assert (deflater._deflater is not None) is kept
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_between_messages_only_the_window_is_kept(self, alone: bool) -> None:
+        inflater, deflater = Inflater(12, alone), Deflater(12, alone, 5, None)
+        for kept in (b"", b"Hello", b"HelloHello"):
+            assert inflater._inflater is None
+            assert inflater._window == (b"" if alone else kept)
+            assert deflater._window == (b"" if alone else kept)
+            assert inflated(inflater, deflater.compress(b"Hello")) == b"Hello"
 
 
 class TestOffer:

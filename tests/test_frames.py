@@ -6,6 +6,7 @@ that a server sends; `Peer.wire` turns it into a client's by setting the masking
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -433,6 +434,16 @@ class TestControls:
             assert decode(decoder, bytes_of(wire)) == [ping(b"a"), pong(b"b"), "c", bytes(300)]
             assert decoder._engine is None
 
+    def test_compressed_messages_in_one_piece_need_no_engine_in_the_lane(self) -> None:
+        for is_client in (True, False):
+            peer = Peer(is_client, True)
+            decoder = peer.decoder(deflate=DEFLATE)
+            noise = random.Random(5).randbytes(70_000)  # beyond what is inflated in one step
+            for first, message in ((0xC1, "Hello" * 9), (0xC2, b""), (0xC2, noise[:300]), (0xC2, noise)):
+                payload = deflated(message.encode() if isinstance(message, str) else message)
+                assert decode(decoder, [peer.frame(first, payload)]) == [message]
+            assert decoder._engine is None
+
     @pytest.mark.parametrize("first", [b"\x88", b"\x89", b"\x8a"])
     def test_a_control_over_125_bytes_fails_with_1002(self, peer: Peer, first: bytes) -> None:
         peer.check(peer.wire(first + b"\x7e\x00\x7e", bytes(126)), Failed(1002))
@@ -728,7 +739,7 @@ class TestDeflate:
         assert without_reasons(decode(second, [refers_back])) == [Failed(1007)]
 
     def test_the_offer_is_left_to_the_handshake(self) -> None:
-        assert not _Rules(MIB, 16, DEFLATE, False).offer()
+        assert not _Rules(MIB, 16, None).offer()
 
 
 class TestTakePartial:
@@ -1159,13 +1170,19 @@ SENT = st.builds(
 )
 
 
-def conversation(messages: list[Sent], bits: int, alone: bool, *, ping_inside: bool = False) -> bytes:
-    """What a client sends; a message that is not UTF-8 or has a wrong RSV bit is in it like any other."""
+def conversation(
+    messages: list[Sent], bits: int, alone: bool, *, ping_inside: bool = False, of_server: bool = False
+) -> bytes:
+    """What a client or a server sends; a message that is not UTF-8 or has a wrong RSV bit is in it like any other."""
+
+    def framed(head: bytes, payload: bytes) -> bytes:
+        return head + payload if of_server else as_client(head, payload)
+
     wire = b""
     compressor = zlib.compressobj(6, zlib.DEFLATED, -bits)
     for sent in messages:
         if sent.ping_before:
-            wire += as_client(b"\x89\x02", b"hi")
+            wire += framed(b"\x89\x02", b"hi")
         payload = sent.payload
         if sent.compressed:
             if alone:
@@ -1176,9 +1193,9 @@ def conversation(messages: list[Sent], bits: int, alone: bool, *, ping_inside: b
             piece = payload[index * size : (index + 1) * size]
             first = CONTINUATION if index else (TEXT if sent.text else BINARY) | sent.first_bits | sent.compressed << 6
             first |= 0x80 if index == sent.fragments - 1 else 0
-            wire += as_client(header(first, len(piece)), piece)
+            wire += framed(header(first, len(piece)), piece)
             if ping_inside and not first & 0x80:
-                wire += as_client(b"\x89\x02", b"in")
+                wire += framed(b"\x89\x02", b"in")
     return wire
 
 
@@ -1200,13 +1217,14 @@ def test_compressed_messages_give_what_plain_wsproto_gives(
 
 
 @st.composite
-def compressed_wires(draw: st.DrawFn) -> bytes:
+def compressed_wires(draw: st.DrawFn, *, decoder_is_client: bool = False) -> bytes:
     """A conversation under deflate, pings inside messages too, damaged or not, then anything."""
     messages = draw(st.lists(SENT, max_size=4))
-    wire = bytearray(conversation(messages, 15, draw(st.booleans()), ping_inside=draw(st.booleans())))
+    alone, ping_inside = draw(st.booleans()), draw(st.booleans())
+    wire = bytearray(conversation(messages, 15, alone, ping_inside=ping_inside, of_server=decoder_is_client))
     if wire and draw(st.booleans()):
         wire[draw(st.integers(0, min(len(wire) - 1, 300)))] ^= draw(st.integers(1, 255))
-    return bytes(wire) + draw(wires())
+    return bytes(wire) + draw(wires(decoder_is_client=decoder_is_client))
 
 
 @given(
@@ -1236,11 +1254,18 @@ def test_the_lane_changes_nothing(
         assert (decoders[0].take_partial() or None) == (decoders[1].take_partial() or None)
 
 
-@given(wire=wires(decoder_is_client=True), cuts=CUTS, limit=st.sampled_from([10, 300, MIB]))
-def test_the_lane_changes_nothing_for_a_client(wire: bytes, cuts: list[int], limit: int) -> None:
+@given(
+    wire=st.one_of(wires(decoder_is_client=True), compressed_wires(decoder_is_client=True)),
+    cuts=CUTS,
+    deflate=st.sampled_from([None, DEFLATE, deflate_parameters(server_bits=9, server_alone=True)]),
+    limit=st.sampled_from([10, 300, MIB]),
+)
+def test_the_lane_changes_nothing_for_a_client(
+    wire: bytes, cuts: list[int], deflate: DeflateParameters | None, limit: int
+) -> None:
     results = []
     for fast_lane in (True, False):
-        decoder = Decoder(is_client=True, max_message_size=limit, max_fragments=5, fast_lane=fast_lane)
+        decoder = Decoder(is_client=True, max_message_size=limit, max_fragments=5, deflate=deflate, fast_lane=fast_lane)
         results.append(decode(decoder, cut_up(wire, cuts)))
     assert results[0] == results[1]
 

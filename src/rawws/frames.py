@@ -6,11 +6,11 @@ Rules:
   `FrameProtocol`, `FrameDecoder`, `ParseFailed`, `CloseReason`, `Frame`, `Opcode`, `RsvBits` and
   `FrameProtocol._process_close` of wsproto 1.3's `frame_protocol`. `wsproto.Connection` builds its own
   FrameProtocol and so leaves no seam for a bounded inflater and for failing once.
-* A fast lane stands in front of it: a final, unfragmented, uncompressed, correctly masked data frame at a
-  message boundary, and a whole ping or pong, are decoded here; of a whole Close frame wsproto judges the payload.
-  Everything else (fragments, compressed frames, anything illegal) goes to wsproto, cut by its header: wsproto
-  never holds more than the frame it is working on. The differential test holds both to the same messages, codes
-  and bytes.
+* A fast lane stands in front of it: a final, unfragmented, correctly masked data frame at a message boundary (a
+  compressed one when it has arrived whole), and a whole ping or pong, are decoded here; of a whole Close frame
+  wsproto judges the payload. Everything else (fragments, compressed frames in pieces, anything illegal) goes to
+  wsproto, cut by its header: wsproto never holds more than the frame it is working on. The differential test
+  holds both to the same messages, codes and bytes.
 * A large frame is unmasked and checked as it arrives, once; what came before is not copied again.
 * The decoder is pulled, one event at a time, so that whoever pulls decides when to stop.
 
@@ -109,12 +109,10 @@ class _Rules(Extension):
 
     name = "rawws"
 
-    def __init__(self, max_size: int, max_fragments: int, deflate: DeflateParameters | None, is_client: bool) -> None:
+    def __init__(self, max_size: int, max_fragments: int, inflater: Inflater | None) -> None:
         self._max_size = max_size
         self._max_fragments = max_fragments
-        self._deflate = deflate
-        self._is_client = is_client
-        self._inflater: Inflater | None = None
+        self._inflater = inflater  # None: compression was not negotiated
         self._open = False
         self._compressed = False
         self._is_data = False
@@ -125,7 +123,7 @@ class _Rules(Extension):
 
     def copy(self) -> _Rules:
         """Rules that judge the next header as these do, and leave these as they are."""
-        rules = _Rules(self._max_size, self._max_fragments, self._deflate, self._is_client)
+        rules = _Rules(self._max_size, self._max_fragments, self._inflater)
         rules._open = self._open
         rules._compressed = self._compressed
         rules._fragments = self._fragments
@@ -156,7 +154,7 @@ class _Rules(Extension):
         else:
             if self._open:
                 return self._fail(CloseReason.PROTOCOL_ERROR, "a new message before the last one ended")
-            allowed = _NO_RSV if self._deflate is None else _ONLY_RSV1
+            allowed = _NO_RSV if self._inflater is None else _ONLY_RSV1
             self._compressed = allowed.rsv1 and rsv.rsv1
             self.size = 0
             self._fragments = 0
@@ -170,8 +168,9 @@ class _Rules(Extension):
         if not self._is_data:
             return data
         if self._compressed and data:
+            assert self._inflater is not None
             try:
-                data = self._inflate().decompress(data, self._max_size - self.size)
+                data = self._inflater.decompress(data, self._max_size - self.size)
             except FrameError as exc:
                 return self._fail(CloseReason(exc.code), exc.reason)
         self.size += len(data)
@@ -186,20 +185,11 @@ class _Rules(Extension):
         self._open = False
         if not self._compressed:
             return None
+        assert self._inflater is not None
         try:
-            return self._inflate().finish(self._max_size - self.size)
+            return self._inflater.finish(self._max_size - self.size)
         except FrameError as exc:
             return self._fail(CloseReason(exc.code), exc.reason)
-
-    def _inflate(self) -> Inflater:
-        if self._inflater is None:
-            deflate = self._deflate
-            assert deflate is not None
-            if self._is_client:
-                self._inflater = Inflater(deflate.server_max_window_bits, deflate.server_no_context_takeover)
-            else:
-                self._inflater = Inflater(deflate.client_max_window_bits, deflate.client_no_context_takeover)
-        return self._inflater
 
     def _fail(self, code: CloseReason, reason: str) -> CloseReason:
         self.reason = reason
@@ -246,10 +236,10 @@ class Decoder:
     __slots__ = (
         "_at",
         "_binary",
-        "_deflate",
         "_engine",
         "_fast_lane",
         "_in_message",
+        "_inflater",
         "_is_client",
         "_key",
         "_left",
@@ -278,7 +268,12 @@ class Decoder:
         self._short_header = 2 if is_client else 6
         self._max_size = max_message_size
         self._max_fragments = max_fragments
-        self._deflate = deflate
+        self._inflater: Inflater | None = None
+        if deflate is not None:
+            if is_client:
+                self._inflater = Inflater(deflate.server_max_window_bits, deflate.server_no_context_takeover)
+            else:
+                self._inflater = Inflater(deflate.client_max_window_bits, deflate.client_no_context_takeover)
         self._fast_lane = fast_lane
         self.data = b""
         self._at = 0
@@ -367,10 +362,16 @@ class Decoder:
                             if first != 0x88:
                                 return Control(first & 0x0F, payload)
                             return self._judge_close(payload)
-                if is_message and length < 128:
+                # 0xC1 and 0xC2: the same with RSV1, compressed (RFC 7692 §6).
+                is_compressed = (first == 0xC1 or first == 0xC2) and not self._in_message
+                if (is_message or is_compressed) and length < 128:
                     header, payload_size = self._measure(at)
                     if header and _is_minimal(length, payload_size):
-                        return self._begin_frame(first, at + header, payload_size)
+                        start = at + header
+                        if is_message:
+                            return self._begin_frame(first, start, payload_size)
+                        if self._inflater is not None and start + payload_size <= size:
+                            return self._inflate_frame(first, start, start + payload_size)
             if not self._begin_slow(at):
                 return None
 
@@ -443,6 +444,25 @@ class Decoder:
             self._text = StringIO()
         self._resume_lane()
         return None
+
+    def _inflate_frame(self, first: int, start: int, stop: int) -> str | bytes:
+        """Decode a whole compressed frame, a message, whose payload is from `start` to `stop`."""
+        data = self.data
+        payload = data[start:stop]
+        if self._mask_bit:
+            payload = apply_mask(payload, data[start - 4 : start])
+        self._consume(stop)
+        assert self._inflater is not None
+        try:
+            message = self._inflater.message(payload, self._max_size)
+        except FrameError as exc:
+            raise self._fail(exc.code, exc.reason) from None
+        if first == 0xC2:
+            return message
+        try:
+            return message.decode()
+        except UnicodeDecodeError:
+            raise self._bad_text() from None
 
     def _resume_frame(self) -> str | bytes | Control | None:
         if self._left == _OVER:
@@ -556,7 +576,7 @@ class Decoder:
             _append(self._binary, payload)
 
     def _new_rules(self) -> _Rules:
-        return _Rules(self._max_size, self._max_fragments, self._deflate, self._is_client)
+        return _Rules(self._max_size, self._max_fragments, self._inflater)
 
     def _judge_header(self, head: bytes) -> None:
         """Let a wsproto decoder of its own look at a header whose frame has not arrived whole."""
