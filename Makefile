@@ -2,7 +2,7 @@
 # installed (`python3 -m venv .venv && .venv/bin/pip install -e '.[test]'`).
 
 PYTHON ?= .venv/bin/python
-SANS_IO = errors limits transport deflate handshake http request_reader http_client uri client_handshake reconnect masking encoder frames protocol states connection
+SANS_IO = errors limits transport deflate handshake http request_reader http_client uri client_handshake reconnect masking encoder frames protocol states backlog connection
 
 .PHONY: help test test-lane-off compiled test-compiled autobahn-compiled coverage lint format types autobahn autobahn-ci autobahn-client autobahn-client-ci browser interop screenshots fuzz fuzz-coverage fuzz-coverage-ci soak soak-ci build clean
 

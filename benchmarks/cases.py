@@ -56,6 +56,8 @@ class Case:
     depth: int = 1
     """Messages a connection sends in one write before it waits for the replies; of a broadcast, under way."""
     payload: Payload = Payload()
+    echoes: int = 0
+    """Messages that each connection has echoed before its memory counts."""
     settle: float = 0.0
     """Seconds between the last handshake and the first message."""
     period: float = 1.0
@@ -185,6 +187,15 @@ CASES: tuple[Case, ...] = (
         mode="memory",
         metrics=_MEMORY,
         connections=10_000,
+    ),
+    Case(
+        name="memory-deflated",
+        title="Memory per idle connection that has echoed 4 KiB JSON deflated twice, 1000",
+        mode="memory",
+        metrics=_MEMORY,
+        connections=1000,
+        payload=Payload(kind="json", size=4096, deflated=True),
+        echoes=2,
     ),
     Case(
         name="start",

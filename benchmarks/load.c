@@ -29,6 +29,7 @@ struct conn {
     uint32_t index;
     uint32_t send_at, receive_at;   /* the next message to send and to expect, modulo their count */
     uint32_t outstanding;           /* messages sent and not answered */
+    uint32_t echoed;                /* messages answered, idle */
     uint32_t pings, pongs;          /* received */
     bool wants_out;                 /* EPOLLOUT is in the epoll mask */
     bool close_seen;
@@ -49,7 +50,7 @@ struct conn {
 
 /* Settings, each with its unit in `parse`. */
 static enum mode mode;
-static uint32_t active, depth = 1, sample = 1, rounds = 2;
+static uint32_t active, depth = 1, sample = 1, rounds = 2, echoes;
 static int opcode = TEXT;
 static bool deflate, client_pings, may_drop_close;
 static const char *capture_file;
@@ -215,6 +216,8 @@ static void on_open(struct conn *c)
     }
     connecting--, opened++;
     last_progress = now_ns();
+    if (mode == IDLE && echoes)
+        send_batch(c, 1);
     open_more();
 }
 
@@ -240,7 +243,7 @@ static void on_header(struct conn *c)
             fail("a malformed control frame: first byte 0x%02x", first);
         return;
     }
-    if (mode == HANDSHAKES || mode == IDLE)
+    if (mode == HANDSHAKES || (mode == IDLE && !c->outstanding))
         fail("a data frame nobody asked for: first byte 0x%02x", first);
     uint8_t expected = (uint8_t)(0x80 | (deflate ? 0x40 : 0) | opcode);
     if (first != expected)
@@ -322,7 +325,7 @@ static void on_message(struct conn *c)
             arm_probe();
     } else {
         messages++;
-        if (--c->outstanding == 0 && running)
+        if (--c->outstanding == 0 && (running || (mode == IDLE && ++c->echoed < echoes)))
             send_batch(c, depth);
     }
 }
@@ -529,7 +532,8 @@ static void run_timed(void)
     }
 }
 
-/* Open all, say so; say when every connection has had its rounds of pings; hold until standard input ends. */
+/* Open all, say so; say when every connection has had its echoes and its rounds of pings; hold until standard input
+ * ends. */
 static void run_idle(void)
 {
     struct epoll_event events[256], input = {.events = EPOLLIN, .data.ptr = NULL};
@@ -555,7 +559,7 @@ static void run_idle(void)
             for (uint32_t i = 0; client_pings && i < connections; i++)
                 send_control(&conns[i], PING, (const uint8_t *)"ping", 4);
         }
-        if (open_said && !rounds_said && round_pings == connections) {
+        if (open_said && !rounds_said && round_pings == connections && messages == (uint64_t)connections * echoes) {
             rounds_said = true;
             printf("{\"rounds\": %u}\n", rounds);
             fflush(stdout);
@@ -582,6 +586,7 @@ static void parse(int argc, char **argv)
         else if (is("deflate", argv[i], &value)) deflate = atoi(value);               /* payloads are compressed */
         else if (is("sample", argv[i], &value)) sample = (uint32_t)atoi(value);       /* compare every n-th reply */
         else if (is("rounds", argv[i], &value)) rounds = (uint32_t)atoi(value);       /* of pings, idle */
+        else if (is("echoes", argv[i], &value)) echoes = (uint32_t)atoi(value);       /* before that, idle */
         else if (is("client_pings", argv[i], &value)) client_pings = atoi(value);     /* who pings, idle */
         else if (is("may_drop_close", argv[i], &value)) may_drop_close = atoi(value); /* count it, do not fail */
         else if (is("capture", argv[i], &value)) capture_file = value;

@@ -216,17 +216,19 @@ def _outcome(case: Case, report: Mapping[str, Any], notes: Sequence[str] = ()) -
 
 
 def _measure_memory(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:
-    memory = idle_memory(peer, case.connections, plan, files)
+    memory = idle_memory(peer, case.connections, plan, files, deflate=case.payload.deflated, echoes=case.echoes)
     return Outcome({case.metrics[0].key: memory}, notes=_KEEPALIVE_NOTES[peer.keepalive])
 
 
-def idle_memory(peer: Peer, connections: int, plan: Plan, files: Files) -> float:
-    """Return the bytes of resident memory that each idle connection costs, after two rounds of pings.
+def idle_memory(
+    peer: Peer, connections: int, plan: Plan, files: Files, *, deflate: bool = False, echoes: int = 0
+) -> float:
+    """Return the bytes of resident memory that each idle connection costs, after its echoes and two rounds of pings.
 
     Raises:
         BenchmarkError: the connections could not be opened, or the pings did not come.
     """
-    with serving(peer, "echo", plan.cores, ping_interval=PING_INTERVAL) as server:
+    with serving(peer, "echo", plan.cores, deflate=deflate, ping_interval=PING_INTERVAL) as server:
         before = resident_bytes(server.pid)
         with generator(
             "idle",
@@ -234,6 +236,8 @@ def idle_memory(peer: Peer, connections: int, plan: Plan, files: Files) -> float
             plan.cores.load,
             connections=connections,
             rounds=PING_ROUNDS,
+            deflate=int(deflate),
+            echoes=echoes,
             client_pings=int(peer.keepalive == "none"),
             payloads=files.payloads,
             keys=files.keys,

@@ -49,6 +49,7 @@ _TABLES = (
         _Column("latency", "p999_us", "p99.9, µs"),
         _Column("memory-1k", "bytes", "memory of 1000, KiB each", 1024),
         _Column("memory-10k", "bytes", "of 10 000", 1024),
+        _Column("memory-deflated", "bytes", "after JSON deflated", 1024),
         _Column("start", "ms", "start, ms"),
     ),
     (

@@ -1187,7 +1187,7 @@ class TestBackPressure:
             assert transport.queued <= HIGH_WATER + 30_004
         assert app.send_buffer == sum(len(message) + 4 for message in messages)
         assert app._backlog is not None
-        assert len(app._backlog) == 9
+        assert len(app._backlog._frames) == 9
         for _ in range(40):
             transport.read(10_000)
             assert transport.queued <= HIGH_WATER + 30_004

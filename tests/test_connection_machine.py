@@ -389,7 +389,7 @@ class WholeConnection(RuleBasedStateMachine):
         queue = app._queue or ()
         assert len(queue) <= self.limits.receive_queue_messages
         assert app._queue_size == sum(map(len, queue)) < self.limits.receive_queue_size + MAX_MESSAGE
-        assert app._backlog_size == sum(len(frame) for frame, _ in app._backlog or ())
+        assert app._backlog_size == sum(len(frame) for frame, _ in (app._backlog._frames if app._backlog else ()))
         # What waits behind a message in pieces must not hinder that message: it has the bound for itself.
         bound = 2 * MAX_SEND_BUFFER if self.wrote_in_pieces else MAX_SEND_BUFFER
         assert app.send_buffer < bound + MAX_MESSAGE + CONTROL_FRAMES

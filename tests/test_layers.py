@@ -37,7 +37,7 @@ LAYERS: Final = (
         "frames",
         "encoder",
     ),
-    ("protocol", "states", "connection"),
+    ("protocol", "states", "backlog", "connection"),
     ("lag", "socket_transport", "loop", "reactor", "stream"),
     ("logs", "pace", "pieces", "websocket"),
     ("static_files", "site", "exchange", "metrics", "admin", "listeners", "server", "carrier", "dial", "client"),

@@ -189,7 +189,7 @@ async def test_what_is_dropped_takes_no_longer_when_more_waits(driver: Driver) -
             ws.send_nowait("x" * 100)
         backlog = ws._backlog
         assert backlog is not None
-        assert len(backlog) > 1000
+        assert len(backlog._frames) > 1000
         assert ws.send_nowait("y" * 100) is SendStatus.QUEUED
-        assert ws._droppable_size == ws._backlog_size == sum(len(frame) for frame, _ in backlog)
+        assert backlog._droppable_size == backlog.frames_size == sum(len(frame) for frame, _ in backlog._frames)
         peer.cut()

@@ -6,11 +6,9 @@ from the transport. `WebSocket` adds what an application holds. Rules:
 * `TRANSITIONS` says, for every state and event, what becomes of the connection. Nothing else changes the state.
 * Decoding is pulled and stops for a reason, each a bit of `_held`: the receive queue is full, the peer does not
   read what we send, our time slice is over, a close was asked for, or the connection has ended.
-* Output is kept in two places: at most `HIGH_WATER` bytes (and one frame) in the transport, and behind them
-  whole messages in `_backlog`, so that a policy can drop messages and never parts of them; those that it may not
-  drop go over to the transport when nothing before them can be dropped, so that dropping takes the same time however
-  much waits. What waits in
-  `_backlog` waits for `drained`, so nothing is put there unless the transport is blocked.
+* Output is kept in two places: at most `HIGH_WATER` bytes (and one frame) in the transport, and behind them whole
+  messages in a `Backlog`, which a policy may drop. What is there waits for `drained`, so nothing is put there unless
+  the transport is blocked, or a message is being written in pieces.
 * Whatever the application is told of the end is told by `_settle`, when no callback of this connection runs, so
   callbacks never nest; and a slow consumer is told from the driver, so those of many do not either.
 
@@ -19,12 +17,12 @@ Cost: a message costs one pull, one delivery and one write. This module knows no
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from ._mypyc import mypyc_attr
+from .backlog import Backlog
 from .encoder import Encoder, SharedMessage, close_payload
 from .errors import CloseCode, ConnectionClosed, FrameError
 from .frames import CLOSE, PING, PONG, PROGRESS, Control, Decoder
@@ -32,6 +30,8 @@ from .states import TRANSITIONS, Action, Event, State
 from .transport import HIGH_WATER, Receiver, Transport
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from .limits import Limits, SlowConsumerPolicy
 
 __all__ = ["LARGE", "Connection", "SendStatus"]
@@ -89,10 +89,7 @@ class Connection(Receiver):
 
     __slots__ = (
         "_backlog",
-        "_backlog_size",
         "_before_ping",
-        "_behind",
-        "_behind_size",
         "_busy",
         "_close_by",
         "_closed",
@@ -101,7 +98,6 @@ class Connection(Receiver):
         "_crowded",
         "_decoder",
         "_discarding",
-        "_droppable_size",
         "_early",
         "_encoder",
         "_fatal",
@@ -146,11 +142,7 @@ class Connection(Receiver):
         self._reported = False
         self._queue: deque[str | bytes] | None = None
         self._queue_size = 0
-        self._backlog: deque[tuple[bytes, bool]] | None = None
-        self._backlog_size = 0
-        self._droppable_size = 0
-        self._behind: deque[tuple[str | bytes | SharedMessage, bool | None]] | None = None
-        self._behind_size = 0
+        self._backlog: Backlog | None = None
         self._pending_close: ConnectionClosed | None = None
         self._closed: ConnectionClosed | None = None
         self._close_by = inf
@@ -237,6 +229,8 @@ class Connection(Receiver):
             self._await_pong(self._transport.now())  # the ping has not reached the kernel before now
         self._refill()
         if not self._backlog_size:
+            if not self._writing:
+                self._backlog = None
             self._crowded = self._writing or self._pending_close is not None
             if self._transport.queued <= self._high_water:
                 self._release(_BACKPRESSURE)
@@ -393,7 +387,13 @@ class Connection(Receiver):
     @property
     def send_buffer(self) -> int:
         """Bytes that are queued to the peer and have not reached the kernel."""
-        return self._transport.queued + self._backlog_size + self._behind_size
+        backlog = self._backlog
+        return self._transport.queued + (0 if backlog is None else backlog.size)
+
+    @property
+    def _backlog_size(self) -> int:
+        """Bytes of encoded messages that wait for room in the transport."""
+        return 0 if self._backlog is None else self._backlog.frames_size
 
     @property
     def receive_buffer(self) -> int:
@@ -505,7 +505,10 @@ class Connection(Receiver):
                 self._acted("drop_newest", 1)
                 return SendStatus.DROPPED
         if self._writing:
-            return self._send_behind(message, compress)
+            if self._backlog is None:
+                self._backlog = Backlog()
+            self._backlog.put_behind(message, compress)
+            return _QUEUED
         self._post(message, compress)
         return _QUEUED if transport.blocked else _SENT
 
@@ -530,70 +533,36 @@ class Connection(Receiver):
                     self._relieve()
                 return
         if self._backlog is None:
-            self._backlog = deque()
-        self._backlog.append((frame, droppable))
-        self._backlog_size += len(frame)
-        if droppable:
-            self._droppable_size += len(frame)
+            self._backlog = Backlog()
+        self._backlog.put(frame, droppable)
         self._crowded = True
-
-    def _send_behind(
-        self, message: str | bytes | bytearray | memoryview | SharedMessage, compress: bool | None
-    ) -> SendStatus:
-        """Keep a message, not encoded yet, until the one being written in pieces has ended."""
-        if self._behind is None:
-            self._behind = deque()
-        if isinstance(message, (bytearray, memoryview)):
-            message = bytes(message)
-        if not isinstance(message, (str, bytes, SharedMessage)):
-            raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
-        self._behind_size += _encoded_size(message)  # raises for a lone surrogate, here and not later
-        self._behind.append((message, compress))
-        return _QUEUED
 
     def _release_behind(self) -> None:
         """Send what waited behind a message in pieces."""
         self._writing = False
-        behind, self._behind = self._behind, None
-        self._behind_size = 0
+        behind = () if self._backlog is None else self._backlog.take_behind()
         if self._may_send():
-            for message, compress in behind or ():
+            for message, compress in behind:
                 self._post(message, compress)
             self._crowded = bool(self._backlog_size) or self._pending_close is not None
         self._wake()
 
     def _forget_queued(self) -> None:
         """Drop what is queued here: nothing will follow it that could refer to it."""
-        self._backlog = self._behind = None
-        self._backlog_size = self._droppable_size = self._behind_size = 0
+        self._backlog = None
         self._crowded = False
 
     def _drop_oldest(self) -> bool:
         """Drop whole, unsent messages that no later frame refers to, or none and False where that is not enough."""
         excess = self.send_buffer - self._limits.max_send_buffer + 1
-        if excess > self._behind_size + self._droppable_size:
+        dropped = None if self._backlog is None else self._backlog.drop_oldest(excess)
+        if dropped is None:
             return False
-        backlog = self._backlog or deque()
-        behind = self._behind or deque()
-        dropped = 0
-        while excess > 0 and self._droppable_size:
-            frame, droppable = backlog.popleft()
-            self._backlog_size -= len(frame)
-            if droppable:
-                dropped += 1
-                excess -= len(frame)
-                self._droppable_size -= len(frame)
-                self.messages_sent -= 1
-                self.bytes_sent -= len(frame)
-            else:
-                # Nothing before it can be dropped any more: it is not to be looked at again for each message.
-                self._transport.write(frame)
-        while excess > 0:
-            size = _encoded_size(behind.popleft()[0])
-            dropped += 1
-            excess -= size
-            self._behind_size -= size
-        self._acted("drop_oldest", dropped)
+        self.messages_sent -= dropped.frames
+        self.bytes_sent -= dropped.frame_bytes
+        for frame in dropped.passed:
+            self._transport.write(frame)
+        self._acted("drop_oldest", dropped.messages)
         return True
 
     def _acted(self, action: str, count: int) -> None:
@@ -611,13 +580,10 @@ class Connection(Receiver):
                 self._relieve()
                 if transport.queued > self._high_water:
                     return
-            if not self._backlog:
+            backlog = self._backlog
+            if backlog is None or not backlog.frames_size:
                 return
-            frame, droppable = self._backlog.popleft()
-            self._backlog_size -= len(frame)
-            if droppable:
-                self._droppable_size -= len(frame)
-            transport.write(frame)
+            transport.write(backlog.take())
 
     def _relieve(self) -> None:
         """Send what this batch has queued; stop reading when the peer does not take it."""
@@ -779,8 +745,9 @@ class Connection(Receiver):
     def _send_close(self) -> None:
         closed = self._closed
         assert closed is not None
-        while self._backlog:
-            self._transport.write(self._backlog.popleft()[0])
+        backlog = self._backlog
+        while backlog is not None and backlog.frames_size:
+            self._transport.write(backlog.take())
         self._forget_queued()
         self._send_control(CLOSE, close_payload(closed.code, closed.reason if closed.by == "us" else ""))
         self._start_close_clock()  # a handler may have taken its time until here; the peer has not
@@ -820,9 +787,3 @@ class Connection(Receiver):
     def _undelivered(self) -> bool:
         """Whether decoding was put off and will go on although the connection has ended."""
         return bool(self._held & _TIME_SLICE) and not self._discarding
-
-
-def _encoded_size(message: str | bytes | SharedMessage) -> int:
-    if isinstance(message, SharedMessage):
-        return message.size
-    return len(message.encode()) if isinstance(message, str) else len(message)

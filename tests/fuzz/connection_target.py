@@ -239,7 +239,7 @@ class _Play:
         queue = app._queue or ()
         assert len(queue) <= self._limits.receive_queue_messages
         assert app._queue_size == sum(map(len, queue)) < self._limits.receive_queue_size + _MAX_MESSAGE
-        assert app._backlog_size == sum(len(frame) for frame, _ in app._backlog or ())
+        assert app._backlog_size == sum(len(frame) for frame, _ in (app._backlog._frames if app._backlog else ()))
         # The control frames of each second, and of a message one frame's header and what deflate may add.
         assert app.send_buffer < _MAX_SEND_BUFFER + _MAX_MESSAGE + 64 + _SLACK
         assert transport.queued <= app.send_buffer
