@@ -107,6 +107,13 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         return server, client
 
 
+async def read_much(reactor: Reactor) -> None:
+    """Have the reactor's next batch read as much as there is of each connection."""
+    with Ends(reactor) as ends:
+        ends.peer.send(bytes(20_000))
+        await settle()
+
+
 async def eventually(what: Callable[[], object]) -> None:
     with trio.fail_after(30):
         while not what():  # noqa: ASYNC110
@@ -222,6 +229,7 @@ class TestMoving:
                 two.transport.pause()
 
             with Ends(reactor, data=pause_two) as one, Ends(reactor) as two:
+                await read_much(reactor)
                 one.peer.send(bytes(20_000))  # a group of its own
                 two.peer.send(b"2")
                 await settle()
@@ -245,6 +253,14 @@ class TestMoving:
                 await settle()
                 assert (one.read(), two.read()) == (b"1", b"2")
 
+    async def test_reads_are_small_until_there_is_much_to_read(self) -> None:
+        async with running() as reactor:
+            with Ends(reactor) as ends:
+                for size in (20_000, 20_000, 1, 20_000):
+                    ends.peer.send(bytes(size))
+                    await settle()
+                assert [len(args[0]) for _, *args in ends.script.told] == [4096, 15_904, 20_000, 1, 4096, 15_904]
+
     async def test_spurious_event_is_no_end(self) -> None:
         """BlockingIOError is not EOF: here somebody else has taken what there was to read."""
 
@@ -254,6 +270,7 @@ class TestMoving:
 
         async with running() as reactor:
             with Ends(reactor, data=steal) as one, Ends(reactor) as two:
+                await read_much(reactor)
                 one.peer.send(bytes(20_000))  # a group of its own
                 two.peer.send(b"2")
                 await settle()

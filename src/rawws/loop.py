@@ -54,6 +54,9 @@ _GROUP: Final = 32
 """Connections that are read from before their receivers are called, and these before what they wrote is sent."""
 _GROUP_SIZE: Final = 16_384
 """Bytes read beyond which a group is full: what is large does not leave the processor's caches before it is used."""
+_SMALL_READ: Final = 4096
+"""Bytes that a read takes at most, while no group of the batch before had so many. Each read asks for a block of that
+size and keeps of it what came; what is then kept of large blocks for a while leaves holes that no such block fits."""
 _HEAP_BLOCK: Final = 8 * 1024 * 1024
 """Bytes of a block that glibc is shown once: it then takes blocks up to this from its heap and keeps twice as much of
 what is free there, where it would map, or give back and take again, the pages of every large message. With blocks of
@@ -116,6 +119,7 @@ class Loop:
         "_overdue",
         "_rang",
         "_rang_at",
+        "_read_size",
         "_reserve",
         "_resting",
         "_run_list",
@@ -153,6 +157,7 @@ class Loop:
         self._ended: list[SocketTransport] = []
         self._timers: list[tuple[float, SocketTransport]] = []
         self._stale_timers = 0
+        self._read_size = _SMALL_READ
         self._overdue = False
         self._rang = False
         self._rang_at = inf
@@ -272,6 +277,8 @@ class Loop:
         complete = patient or len(events) < limit
         arrived: list[tuple[SocketTransport, bytes]] = []
         size = 0
+        read_size = self._read_size
+        self._read_size = _SMALL_READ
         for fd, event in events:
             transport = connections.get(fd)
             if transport is not None:
@@ -284,7 +291,7 @@ class Loop:
                         transport.fail()
                         continue
                 try:
-                    data = transport._sock.recv(READ_SIZE)
+                    data = transport._sock.recv(read_size)
                 except BlockingIOError:
                     continue
                 except OSError as exc:
@@ -293,6 +300,8 @@ class Loop:
                 arrived.append((transport, data))
                 size += len(data)
                 if size > _GROUP_SIZE or len(arrived) == _GROUP:
+                    if size >= _SMALL_READ:
+                        self._read_size = READ_SIZE
                     self._serve_group(arrived, now)
                     arrived = []
                     size = 0
@@ -303,6 +312,8 @@ class Loop:
                 os.eventfd_read(fd)
             elif fd in self._listeners:
                 self._accept(fd, now)
+        if size >= _SMALL_READ:
+            self._read_size = READ_SIZE
         self._serve_group(arrived, now)
         for _ in range(len(self._run_list)):
             self._proceed(now)
