@@ -13,7 +13,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trio
@@ -287,6 +287,142 @@ class TestMoving:
                 assert not ends.transport.attend(select.EPOLLOUT, trio.current_time())
                 assert ends.transport.blocked
                 assert ends.transport._progress_at == before
+
+
+class PolledEpoll:
+    """An epoll descriptor with a clock: what is polled in vain takes time, and then what was prepared happens."""
+
+    SECONDS: Final = 2.0**-16
+
+    def __init__(self, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._epoll = reactor.epoll
+        self._now = 0.0
+        self.polls = 0
+        self.answers: list[Callable[[], object]] = []
+        """What happens, one after the other, when something was polled in vain for the second time."""
+        self._in_vain = 0
+        reactor.epoll = self  # type: ignore[assignment]  # all of it that is used
+        monkeypatch.setattr("rawws.loop.perf_counter", lambda: self._now)
+        monkeypatch.setattr("rawws.loop._BUSY_POLL_SECONDS", 3 * self.SECONDS)
+
+    def poll(self, timeout: float, limit: int) -> list[tuple[int, int]]:
+        events = self._epoll.poll(timeout, limit)
+        if limit != 1:
+            self._in_vain = 0
+            return events
+        self.polls += 1
+        if not events:
+            self._now += self.SECONDS
+            self._in_vain += 1
+            if self._in_vain == 2 and self.answers:
+                self.answers.pop(0)()
+        return events
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+class TestBusyPolling:
+    """Whoever waits here sleeps: a test that has its turn would be a task that the loop must not keep waiting."""
+
+    async def test_what_comes_at_once_is_served_before_the_loop_sleeps(
+        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waits = 0
+
+        class Waits(trio.abc.Instrument):
+            def before_io_wait(self, timeout: float) -> None:
+                nonlocal waits
+                waits += 1
+
+        async with running() as reactor:
+            epoll = PolledEpoll(reactor, monkeypatch)
+            with Ends(reactor, data=lambda transport, data: transport.write(data)) as ends:
+                await trio.sleep(1)
+                reactor.credit = 0
+                epoll.answers = [lambda: ends.peer.send(b"x")] * 40
+                trio.lowlevel.add_instrument(Waits())
+                ends.peer.send(b"x")
+                await trio.sleep(1)
+                assert ends.script.told == [("data", b"x")] * 41
+                assert ends.read() == b"x" * 41
+                assert waits < 10  # of 41 echoes
+                # 32 is all that can be saved, and the last one was in vain.
+                assert reactor.credit == 28
+                # What was polled is not counted as work, and nothing else took time.
+                assert reactor.busy_seconds == 0.0
+
+    async def test_what_is_in_vain_too_often_is_not_tried_for_a_while(
+        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with running() as reactor:
+            epoll = PolledEpoll(reactor, monkeypatch)
+            with Ends(reactor) as ends:
+                await trio.sleep(1)
+                reactor.credit, epoll.polls = 4, 0
+                credits = []
+                for _ in range(4):
+                    ends.peer.send(b"x")
+                    await trio.sleep(1)
+                    credits.append(reactor.credit)
+                assert credits == [0, -256, -255, -254]
+                assert epoll.polls == 2 * 3
+
+    async def test_a_busy_loop_does_not_poll_on(self, clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What has come meanwhile is left for the next batch: Trio has its turn, and more comes."""
+        async with running() as reactor:
+            epoll = PolledEpoll(reactor, monkeypatch)
+            with Ends(reactor) as two, Ends(reactor, data=lambda *_: two.peer.send(b"2")) as one:
+                await trio.sleep(1)
+                reactor.credit, epoll.polls = 0, 0
+                one.peer.send(b"1")
+                await trio.sleep(1)
+                assert two.script.told == [("data", b"2")]
+                assert epoll.polls == 1
+                assert reactor.credit == -255
+
+    async def test_a_task_that_was_woken_has_its_turn_first(
+        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with running() as reactor, trio.open_nursery() as nursery:
+            epoll = PolledEpoll(reactor, monkeypatch)
+            woken = trio.Event()
+            with Ends(reactor, data=lambda *_: woken.set()) as ends:
+                nursery.start_soon(woken.wait)
+                await trio.sleep(1)
+                reactor.credit, epoll.polls = 8, 0
+                ends.peer.send(b"x")
+                await woken.wait()
+                assert (reactor.credit, epoll.polls) == (8, 0)
+
+    async def test_the_answer_to_what_a_task_sends_is_polled_for(
+        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with running() as reactor:
+            epoll = PolledEpoll(reactor, monkeypatch)
+            with Ends(reactor) as ends:
+                await trio.sleep(1)
+                reactor.credit = 0
+                epoll.answers = [lambda: ends.peer.send(b"answer")]
+                ends.transport.write(b"question")
+                assert ends.read() == b"question"  # it does not wait for the poll
+                await trio.sleep(1)
+                assert ends.script.told == [("data", b"answer")]
+
+    async def test_what_tasks_send_while_there_is_no_credit_wakes_nobody(
+        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with running() as reactor:
+            epoll = PolledEpoll(reactor, monkeypatch)
+            with Ends(reactor) as ends:
+                await trio.sleep(1)
+                reactor.credit, epoll.polls = -1, 0
+                ends.transport.write(b"question")
+                await trio.sleep(1)
+                assert (reactor.credit, epoll.polls) == (-1, 0)
 
 
 def _is_registered(reactor: Reactor, ends: Ends) -> bool:

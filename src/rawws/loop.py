@@ -7,6 +7,9 @@ Rules, each found by experiment:
 * Connections are served by the group: all are read from, then their receivers called, then what these wrote is sent.
   So the code of each step, the kernel's above all, stays in the processor's caches: 64 connections that echo are served
   6 % faster, a thousand 12 %.
+* Whoever sleeps in the kernel is woken late: over one connection that is more than half of the time of an echo. So the
+  loop polls for 30 µs before it sleeps, while four times in five something comes; 2.6 times as many echoes for
+  callbacks, 1.7 for handlers and clients. Otherwise it is tried once in 256 batches.
 * Deadlines expire only after a pass that read from everyone who had sent something, so that a process that was stopped
   for a while does not blame its peers.
 * Without descriptors a listener rests again and again, and between its rests the one that was kept for this lets
@@ -65,6 +68,14 @@ _STAY_SECONDS = 0.002
 """Time after which a batch does not look again for what has become ready meanwhile."""
 _WORTH_A_LOOK = 5e-5
 """Seconds of work in which something is likely to have become ready; Trio takes 15 µs of its own a batch."""
+_BUSY_POLL_SECONDS = 3e-5
+"""Time for which the loop polls for an answer before it sleeps: twice what a process beside it takes to give one."""
+_MISS: Final = 4
+"""Credit that it costs to have polled in vain; not in vain brings 1, so that four times in five must be."""
+_MOST_CREDIT: Final = 32
+"""What can be saved: after eight times in vain, one after the other, credit has run out at the latest."""
+_PAUSE: Final = 256
+"""Batches without a try when credit has run out."""
 _OVERDUE_SECONDS = 1.0
 """How late deadlines may get before a pass ignores the two bounds above to be sure that it reads from everyone."""
 _STALE_TIMERS: Final = 64
@@ -101,7 +112,8 @@ class Loop:
     """What a reactor does without waiting.
 
     Attributes:
-        busy_seconds: how long all batches took together.
+        busy_seconds: how long all batches took together, without the time that they polled.
+        credit: what busy polling has earned; below 0 it is not tried.
         lag: how long batches took that took long, and how late alarms rang.
 
     Args:
@@ -126,6 +138,7 @@ class Loop:
         "_stale_timers",
         "_timers",
         "busy_seconds",
+        "credit",
         "dirty",
         "epoll",
         "in_batch",
@@ -158,6 +171,7 @@ class Loop:
         self._timers: list[tuple[float, SocketTransport]] = []
         self._stale_timers = 0
         self._read_size = _SMALL_READ
+        self.credit = 0
         self._overdue = False
         self._rang = False
         self._rang_at = inf
@@ -244,21 +258,59 @@ class Loop:
             os.eventfd_write(self._doorbell, 1)
 
     def _serve_batch(self) -> None:
-        """Serve what is ready; and as long as that takes its time and no task waits for its turn, look again."""
+        """Serve what is ready; and while more is likely to be and no task waits for its turn, look again."""
         began = looked = perf_counter()
+        polled = 0.0
         self.in_batch = True
         while self._serve_ready(began):
             clock = perf_counter()
-            if clock - looked < _WORTH_A_LOOK or clock - began > _STAY_SECONDS or self._run_list or self._overdue:
+            if clock - began > _STAY_SECONDS or self._run_list or self._overdue:
                 break
-            if current_statistics().tasks_runnable:
-                break
-            looked = clock
+            if clock - looked > _WORTH_A_LOOK:
+                if current_statistics().tasks_runnable:
+                    break
+                looked = clock
+            else:
+                is_ready = self._busy_poll(clock)
+                looked = perf_counter()
+                polled += looked - clock
+                if not is_ready:
+                    break
         self.in_batch = False
         clock = perf_counter()
-        self.busy_seconds += clock - began
+        self.busy_seconds += clock - began - polled
         if clock - began > WORTH_NOTING:
             self.lag.note(clock - began, trio.current_time())
+
+    def _serve_answers(self) -> None:
+        """Serve what answers what tasks have just sent, if it comes within a moment."""
+        if not self._run_list and not self._overdue and self._busy_poll(perf_counter()):
+            self._serve_batch()
+
+    def _busy_poll(self, clock: float) -> bool:
+        """Poll for a moment, if that was seldom in vain lately and no task waits for its turn.
+
+        Args:
+            clock: the time, by `perf_counter`.
+
+        Returns:
+            Whether something is ready.
+        """
+        credit = self.credit
+        if credit < 0:
+            self.credit = credit + 1
+            return False
+        if current_statistics().tasks_runnable:
+            return False
+        until = clock + _BUSY_POLL_SECONDS
+        poll = self.epoll.poll
+        if not poll(0, 1):  # else nobody would have slept, and more will have come when Trio had its turn
+            while perf_counter() < until:
+                if poll(0, 1):
+                    self.credit = min(credit + 1, _MOST_CREDIT)
+                    return True
+        self.credit = credit - _MISS if credit >= _MISS else -_PAUSE
+        return False
 
     def _serve_ready(self, began: float) -> bool:
         """Serve what is ready, end what has ended and let deadlines that have passed take effect.

@@ -77,7 +77,9 @@ class Reactor(Loop):
             self._flusher = None
             return Abort.SUCCEEDED
 
+        self._flush_dirty()
         while True:
-            self._flush_dirty()
             self._flusher = current_task()
             await wait_task_rescheduled(abort)
+            self._flush_dirty()
+            self._serve_answers()

@@ -162,6 +162,8 @@ class SocketTransport(Transport):
                 self._out = [memoryview(data)[sent:]]
                 self.queued = len(data) - sent
                 self._block()
+            if loop.credit >= 0:
+                loop.flush_soon()
             return
         if out is None:
             self._out = [data]
