@@ -425,9 +425,12 @@ class Decoder:
         stop = start + size
         if stop <= len(data):
             self._consume(stop)
-            payload = data[start:stop]
-            if key:
-                payload = apply_mask(payload, key)
+            if not key:
+                payload = data[start:stop]
+            elif size < _LARGE_PIECE:
+                payload = apply_mask(data[start:stop], key)
+            else:
+                payload = apply_mask(memoryview(data)[start:stop], key)  # what masks it copies it, once
             if first == 0x82:
                 return payload
             try:

@@ -17,6 +17,7 @@ to need it, not by `import rawws`; where it is missing, the strides do its work.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -116,12 +117,18 @@ def mask_with_numpy(data: _Buffer, key: bytes) -> bytes:
     """
     import numpy as np
 
-    size = len(data)
-    if size & 3:  # a padded copy costs less than masking the odd bytes on their own
-        data = b"".join((data, bytes(4 - (size & 3))))
-    # Both operands are read in native byte order, so the lanes agree on any machine.
-    lanes = np.bitwise_xor(np.frombuffer(data, np.uint32), np.frombuffer(key, np.uint32))
-    return lanes.tobytes()[:size]
+    # The bytes that a BytesIO copies are masked where they stand, and it gives them away without another copy.
+    file = BytesIO(data)
+    with file.getbuffer() as own:
+        rest = len(own) & 3
+        # Both operands are read in native byte order, so the lanes agree on any machine.
+        lanes = np.frombuffer(own, np.uint32, len(own) >> 2)
+        np.bitwise_xor(lanes, np.frombuffer(key, np.uint32), out=lanes)
+        if rest:
+            lanes = np.frombuffer(own, np.uint8, rest, len(own) - rest)
+            np.bitwise_xor(lanes, np.frombuffer(key, np.uint8, rest), out=lanes)
+        del lanes
+    return file.getvalue()
 
 
 def unmask_piece(data: bytes, start: int, stop: int, key: bytes) -> bytes | memoryview:
