@@ -1,7 +1,7 @@
 """What every test shares: hypothesis's profiles, and whether the fast lane is on.
 
-`HYPOTHESIS_PROFILE=long` is for nights. `RAWWS_FAST_LANE=0` runs every test of behaviour through wsproto alone;
-the tests of the lane itself run both ways whatever it says.
+`HYPOTHESIS_PROFILE=ci` has no luck in it, `HYPOTHESIS_PROFILE=long` is for nights. `RAWWS_FAST_LANE=0` runs every test
+of behaviour through wsproto alone; the tests of the lane itself run both ways whatever it says.
 """
 
 from __future__ import annotations
@@ -20,15 +20,10 @@ if TYPE_CHECKING:
 FAST_LANE: Final = os.environ.get("RAWWS_FAST_LANE", "1") != "0"
 
 # A busy machine is no reason to fail. In CI the same examples run each time: what is new there is the commit.
-settings.register_profile(
-    "ci",
-    deadline=None,
-    max_examples=100,
-    derandomize="CI" in os.environ,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.register_profile("long", parent=settings.get_profile("ci"), max_examples=20_000, derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.register_profile("day", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("day"), derandomize=True)
+settings.register_profile("long", parent=settings.get_profile("day"), max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "day"))
 
 
 @pytest.fixture(scope="session")

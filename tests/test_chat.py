@@ -72,6 +72,20 @@ class Slow(MemoryBackplane):
         return found
 
 
+class SlowDoor(MemoryBackplane):
+    """Lets the first who enters wait, so that others pass."""
+
+    def __init__(self, *, clock: Callable[[], int]) -> None:
+        super().__init__(clock=clock)
+        self.gate: trio.Event | None = trio.Event()
+
+    async def enter(self, room: str, session: str, name: str) -> Seat:
+        if (gate := self.gate) is not None:
+            self.gate = None
+            await gate.wait()
+        return await super().enter(room, session, name)
+
+
 class Late(MemoryBackplane):
     """Delivers when it is told to, as one over a network may."""
 
@@ -638,6 +652,39 @@ class TestRecovery:
             await ghost.say('{"type":"message","room":"tea","text":"boo"}')
             await wait_all_tasks_blocked()
             await bo.quiet()
+
+    async def test_of_two_connections_the_later_stays_whichever_the_backplane_answers_first(self) -> None:
+        backplane = SlowDoor(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            gate = backplane.gate
+            assert gate is not None
+            ghost = await chat.arrive()
+            await ghost.say(
+                json.dumps({"type": "hello", "name": "Ada", "session": session_of("Ada"), "rooms": [{"room": "tea"}]})
+            )
+            await ghost.told("welcome")
+            ada = await chat.arrive()
+            await ada.hello("Ada", "tea", session=session_of("Ada"))
+            gate.set()
+            assert await ghost.closed() == (4000, "this session has another connection")
+            (bo,) = await chat.people("Bo")
+            await ada.told("joined")
+            await bo.say('{"type":"message","room":"tea","text":"hi"}')
+            await ada.told("message")
+            await ada.leave()
+            await bo.told("message")
+            await bo.told("left")
+            assert chat.chat._lobby.sessions.keys() == {session_of("Bo")}
+
+    async def test_of_two_connections_the_later_stays_though_it_said_hello_first(self) -> None:
+        async with party() as chat:
+            ghost = await chat.arrive()
+            ada = await chat.arrive()
+            await ada.hello("Ada", session=session_of("Ada"))
+            await ghost.say(json.dumps({"type": "hello", "name": "Ada", "session": session_of("Ada"), "rooms": []}))
+            await ghost.told("welcome")
+            assert await ghost.closed() == (4000, "this session has another connection")
+            await ada.quiet()
 
     async def test_another_name_of_the_same_session_is_a_rename(self) -> None:
         async with party() as chat:

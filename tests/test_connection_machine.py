@@ -433,6 +433,7 @@ class WholeConnection(RuleBasedStateMachine):
         before = None
         while before != (before := (len(peer.on_the_way), len(self.taken), app.send_buffer, app.state())):
             if not transport.ended:
+                transport.flush()  # the turn is over in which something was left for a little later
                 transport.read(inf)
             transport.proceed_all()
             self.deliver(READ_SIZE)

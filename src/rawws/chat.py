@@ -25,6 +25,7 @@ import secrets
 from collections import deque
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
+from itertools import count
 from math import inf
 from time import time_ns
 from typing import TYPE_CHECKING, Final, Literal, final
@@ -118,24 +119,34 @@ class Chat:
 class _Lobby:
     """What the connections of this process share: its rooms, and which connection is whose."""
 
-    __slots__ = ("backplane", "manager", "rooms", "sessions")
+    __slots__ = ("_arrivals", "backplane", "manager", "rooms", "sessions")
 
     def __init__(self, backplane: Backplane, manager: ConnectionManager) -> None:
         self.backplane = backplane
         self.manager = manager
         self.rooms: dict[str, _Room] = {}
-        self.sessions: dict[str, WebSocket] = {}
+        self.sessions: dict[str, tuple[int, WebSocket]] = {}
+        self._arrivals = count()
 
-    def take_over(self, session: str, ws: WebSocket) -> None:
-        """Make a connection the one of its session, and close the one that was it."""
-        before = self.sessions.get(session)
-        self.sessions[session] = ws
-        if before is not None:
-            before.close_nowait(SESSION_TAKEN, "this session has another connection")
+    def arrive(self) -> int:
+        """Return the number of a connection that has just been opened: the later, the higher."""
+        return next(self._arrivals)
 
-    def forget(self, session: str, ws: WebSocket) -> None:
+    def take_over(self, session: str, number: int, ws: WebSocket) -> None:
+        """Make a connection the one of its session, and close the one that was it.
+
+        Of two the later stays, in whichever order they have come this far: the other is its ghost.
+        """
+        newer = (number, ws)
+        older = self.sessions.get(session)
+        if older is not None:
+            older, newer = sorted((older, newer))
+            older[1].close_nowait(SESSION_TAKEN, "this session has another connection")
+        self.sessions[session] = newer
+
+    def forget(self, session: str, number: int) -> None:
         """Forget a connection, unless another one is its session's by now."""
-        if self.sessions.get(session) is ws:
+        if session in self.sessions and self.sessions[session][0] == number:
             del self.sessions[session]
 
     async def open_room(self, name: str) -> _Room:
@@ -307,12 +318,24 @@ class _Place:
 class _Visitor:
     """One connection: who it is, where it is, and how much it has said."""
 
-    __slots__ = ("_backplane", "_by", "_errors", "_lobby", "_name", "_paid_until", "_places", "_session", "_ws")
+    __slots__ = (
+        "_backplane",
+        "_by",
+        "_errors",
+        "_lobby",
+        "_name",
+        "_number",
+        "_paid_until",
+        "_places",
+        "_session",
+        "_ws",
+    )
 
     def __init__(self, lobby: _Lobby, ws: WebSocket) -> None:
         self._lobby = lobby
         self._backplane = lobby.backplane
         self._ws = ws
+        self._number = lobby.arrive()
         self._name = ""
         self._session = ""
         self._by = ""
@@ -348,7 +371,7 @@ class _Visitor:
             except ChatError as exc:
                 await self._refuse(exc)
         # Only now: a seat that is shared for a moment is neither left nor given away.
-        self._lobby.take_over(self._session, self._ws)
+        self._lobby.take_over(self._session, self._number, self._ws)
         for join in entered:
             try:
                 await self._catch_up(join)
@@ -360,7 +383,7 @@ class _Visitor:
         with trio.move_on_after(_BACKPLANE_SECONDS, shield=True):
             for name in list(self._places):
                 await self._leave(name)
-        self._lobby.forget(self._session, self._ws)
+        self._lobby.forget(self._session, self._number)
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
