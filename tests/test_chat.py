@@ -73,17 +73,20 @@ class Slow(MemoryBackplane):
 
 
 class SlowDoor(MemoryBackplane):
-    """Lets the first who enters wait, so that others pass."""
+    """Lets those who enter wait, the first by the first of its doors, before or after they have taken their seats."""
 
     def __init__(self, *, clock: Callable[[], int]) -> None:
         super().__init__(clock=clock)
-        self.gate: trio.Event | None = trio.Event()
+        self.doors: list[tuple[Literal["before", "after"], trio.Event]] = []
 
     async def enter(self, room: str, session: str, name: str) -> Seat:
-        if (gate := self.gate) is not None:
-            self.gate = None
-            await gate.wait()
-        return await super().enter(room, session, name)
+        when, door = self.doors.pop(0) if self.doors else (None, None)
+        if door is not None and when == "before":
+            await door.wait()
+        seat = await super().enter(room, session, name)
+        if door is not None and when == "after":
+            await door.wait()
+        return seat
 
 
 class Late(MemoryBackplane):
@@ -656,16 +659,14 @@ class TestRecovery:
     async def test_of_two_connections_the_later_stays_whichever_the_backplane_answers_first(self) -> None:
         backplane = SlowDoor(clock=clock)
         async with party(Chat(backplane)) as chat:
-            gate = backplane.gate
-            assert gate is not None
+            door = trio.Event()
+            backplane.doors = [("before", door)]
             ghost = await chat.arrive()
-            await ghost.say(
-                json.dumps({"type": "hello", "name": "Ada", "session": session_of("Ada"), "rooms": [{"room": "tea"}]})
-            )
+            await ghost.say(rejoin(session_of("Ada"), ID))
             await ghost.told("welcome")
             ada = await chat.arrive()
             await ada.hello("Ada", "tea", session=session_of("Ada"))
-            gate.set()
+            door.set()
             assert await ghost.closed() == (4000, "this session has another connection")
             (bo,) = await chat.people("Bo")
             await ada.told("joined")
@@ -685,6 +686,30 @@ class TestRecovery:
             await ghost.told("welcome")
             assert await ghost.closed() == (4000, "this session has another connection")
             await ada.quiet()
+
+    @pytest.mark.parametrize("later_waits", [False, True])
+    async def test_of_two_names_the_later_stays_whichever_the_backplane_hears_first(self, later_waits: bool) -> None:
+        backplane = SlowDoor(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            doors = [trio.Event(), trio.Event()]
+            backplane.doors = [("before", doors[0])]
+            if later_waits:
+                backplane.doors.append(("after", doors[1]))
+            for name in ("Ada", "Countess"):
+                person = await chat.arrive()
+                await person.say(rejoin(session_of("Ada"), ID, name=name))
+                await person.told("welcome")
+                await wait_all_tasks_blocked()
+            assert await backplane.people("tea", 10) == (["Countess"], 1)
+            doors[0].set()
+            await wait_all_tasks_blocked()
+            assert await backplane.people("tea", 10) == (["Ada" if later_waits else "Countess"], 1)
+            doors[1].set()
+            await wait_all_tasks_blocked()
+            assert await backplane.people("tea", 10) == (["Countess"], 1)
+            await person.stream.aclose()
+            await wait_all_tasks_blocked()
+            assert backplane._idle.keys() == {"tea"}  # no seat was kept
 
     async def test_another_name_of_the_same_session_is_a_rename(self) -> None:
         async with party() as chat:

@@ -1464,6 +1464,7 @@ class TestAMessageInPieces:
             (0x82, b"fifth"),
         ]
         assert app.send_nowait("now at once") is SENT
+        assert app._backlog is None  # as of every connection whose peer keeps up
 
     def test_a_message_that_cannot_be_sent_is_an_error_at_once(self) -> None:
         transport, app = self.begun()

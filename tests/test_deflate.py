@@ -371,6 +371,21 @@ class TestInflating:
         assert failure(Inflater(15, False, backend=backend_or_skip(name)), payload) == 1007
         assert failure(Inflater(15, False, backend=backend_or_skip(name)), payload, size=1) == 1007
 
+    @pytest.mark.parametrize("size", [None, 1])
+    @pytest.mark.parametrize("no_context_takeover", [False, True])
+    def test_a_message_that_has_lost_its_end_fails_with_1007(
+        self, name: str, no_context_takeover: bool, size: int | None
+    ) -> None:
+        payload = deflated(b"pay 100 to bob; account 4711 ok")
+        for cut in range(1, len(payload)):
+            inflater = Inflater(15, no_context_takeover, backend=backend_or_skip(name))
+            assert failure(inflater, payload[:cut], size=size) == 1007
+
+    @pytest.mark.parametrize("size", [None, 1])
+    def test_a_message_that_kept_its_tail_fails_with_1007(self, name: str, size: int | None) -> None:
+        payload = deflated(b"Hello") + b"\x00\x00\xff\xff"
+        assert failure(Inflater(15, False, backend=backend_or_skip(name)), payload, size=size) == 1007
+
     @settings(deadline=None)
     @given(data=st.binary(max_size=200), limit=st.integers(0, 300), size=st.integers(1, 50))
     def test_random_bytes_inflate_within_the_limit_or_fail_with_our_error(

@@ -732,6 +732,13 @@ class TestDeflate:
         peer.check(peer.frame(0xC1, final * 64 + b"\x00"), "x" * 64, deflate=DEFLATE)
         peer.check(peer.frame(0xC1, final * 65 + b"\x00"), Failed(1008), deflate=DEFLATE)
 
+    def test_a_compressed_message_that_has_lost_its_end_fails_with_1007(self, peer: Peer) -> None:
+        payload = deflated(b"Hello, Hello")
+        for cut in range(1, len(payload)):
+            peer.check(peer.frame(0xC1, payload[:cut]) + peer.frame(0x89), Failed(1007), deflate=DEFLATE)
+            wire = peer.frame(0x41, payload[:cut]) + peer.frame(0x80)
+            peer.check(wire + peer.frame(0x89), Failed(1007), deflate=DEFLATE)
+
     def test_decoders_share_no_window(self, peer: Peer) -> None:
         first, second = peer.decoder(deflate=DEFLATE), peer.decoder(deflate=DEFLATE)
         assert decode(first, [peer.wire(b"\xc1\x07", b"\xf2\x48\xcd\xc9\xc9\x07\x00")]) == ["Hello"]

@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import count
 from math import inf
+from operator import attrgetter
 from time import time_ns
 from typing import TYPE_CHECKING, Final, Literal, final
 
@@ -125,28 +126,30 @@ class _Lobby:
         self.backplane = backplane
         self.manager = manager
         self.rooms: dict[str, _Room] = {}
-        self.sessions: dict[str, tuple[int, WebSocket]] = {}
+        self.sessions: dict[str, _Visitor] = {}
         self._arrivals = count()
 
     def arrive(self) -> int:
         """Return the number of a connection that has just been opened: the later, the higher."""
         return next(self._arrivals)
 
-    def take_over(self, session: str, number: int, ws: WebSocket) -> None:
-        """Make a connection the one of its session, and close the one that was it.
+    def take_over(self, session: str, visitor: _Visitor) -> tuple[_Visitor | None, _Visitor]:
+        """Make a connection the one of its session; return the one that was closed for it, and whose the session is.
 
         Of two the later stays, in whichever order they have come this far: the other is its ghost.
         """
-        newer = (number, ws)
-        older = self.sessions.get(session)
-        if older is not None:
-            older, newer = sorted((older, newer))
-            older[1].close_nowait(SESSION_TAKEN, "this session has another connection")
+        other = self.sessions.get(session)
+        if other is None:
+            self.sessions[session] = visitor
+            return None, visitor
+        ghost, newer = sorted((other, visitor), key=attrgetter("number"))
         self.sessions[session] = newer
+        ghost.ws.close_nowait(SESSION_TAKEN, "this session has another connection")
+        return ghost, newer
 
-    def forget(self, session: str, number: int) -> None:
+    def forget(self, session: str, visitor: _Visitor) -> None:
         """Forget a connection, unless another one is its session's by now."""
-        if session in self.sessions and self.sessions[session][0] == number:
+        if self.sessions.get(session) is visitor:
             del self.sessions[session]
 
     async def open_room(self, name: str) -> _Room:
@@ -323,20 +326,20 @@ class _Visitor:
         "_by",
         "_errors",
         "_lobby",
-        "_name",
-        "_number",
         "_paid_until",
         "_places",
         "_session",
-        "_ws",
+        "name",
+        "number",
+        "ws",
     )
 
     def __init__(self, lobby: _Lobby, ws: WebSocket) -> None:
         self._lobby = lobby
         self._backplane = lobby.backplane
-        self._ws = ws
-        self._number = lobby.arrive()
-        self._name = ""
+        self.ws = ws
+        self.number = lobby.arrive()
+        self.name = ""
         self._session = ""
         self._by = ""
         self._places: dict[str, _Place] = {}
@@ -348,7 +351,7 @@ class _Visitor:
     async def hear_hello(self) -> Hello:
         """Wait until the connection says who it is."""
         while True:
-            frame = await self._ws.receive()
+            frame = await self.ws.receive()
             try:
                 message = parse(frame)
                 if isinstance(message, Hello):
@@ -359,10 +362,10 @@ class _Visitor:
 
     async def enter_as(self, hello: Hello) -> None:
         """Enter the rooms of a hello, in the place of the connection that its session had before."""
-        self._name = hello.name
+        self.name = hello.name
         self._session = hello.session or secrets.token_urlsafe(18)
         self._by = blake2b(self._session.encode(), digest_size=8).hexdigest()
-        await self._ws.send(encode_welcome(self._session, self._by, _now()))
+        await self.ws.send(encode_welcome(self._session, self._by, _now()))
         entered: list[Join] = []
         for join in hello.rooms:
             try:
@@ -371,7 +374,9 @@ class _Visitor:
             except ChatError as exc:
                 await self._refuse(exc)
         # Only now: a seat that is shared for a moment is neither left nor given away.
-        self._lobby.take_over(self._session, self._number, self._ws)
+        ghost, newer = self._lobby.take_over(self._session, self)
+        if ghost is not None and ghost.name != newer.name:
+            await self._rename(newer.name)
         for join in entered:
             try:
                 await self._catch_up(join)
@@ -383,7 +388,7 @@ class _Visitor:
         with trio.move_on_after(_BACKPLANE_SECONDS, shield=True):
             for name in list(self._places):
                 await self._leave(name)
-        self._lobby.forget(self._session, self._number)
+        self._lobby.forget(self._session, self)
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -404,14 +409,14 @@ class _Visitor:
             case History():
                 place = self._place(message.room)
                 page = await place.room.history(before=message.before, limit=message.limit)
-                await self._ws.send(place.room.encode_page("older", page))
+                await self.ws.send(place.room.encode_page("older", page))
             case Join():
                 await self._enter(message.room)
                 await self._catch_up(message)
             case Leave():
                 place = self._place(message.room)
                 left = await self._leave(message.room)
-                await self._ws.send(place.room.encode(left))
+                await self.ws.send(place.room.encode(left))
             case _:
                 raise ChatError("type", "repeated", "A connection says hello once.")
 
@@ -422,7 +427,7 @@ class _Visitor:
                 place.seat, encode_body(said.text, self._by, said.client), said.client
             )
         if receipt.repeated:
-            await self._ws.send(encode_confirmed(said.room, said.client, receipt.id, receipt.time))
+            await self.ws.send(encode_confirmed(said.room, said.client, receipt.id, receipt.time))
 
     async def _type(self, typing: Typing) -> None:
         place = self._place(typing.room)
@@ -449,16 +454,26 @@ class _Visitor:
         with _asking(name):
             room = await self._lobby.open_room(name)
             try:
-                seat = await self._backplane.enter(name, self._session, self._name)
+                seat = await self._backplane.enter(name, self._session, self.name)
             except BaseException:
                 await self._lobby.close_room(room)
                 raise
         self._places[name] = _Place(room, seat)
 
+    async def _rename(self, name: str) -> None:
+        """Give the seats the name that was asked for last: two who entered at once may have done so in either order."""
+        for room, place in self._places.items():
+            try:
+                with _asking(room):
+                    place.seat, before = await self._backplane.enter(room, self._session, name), place.seat
+                    await self._backplane.leave(before)
+            except ChatError as exc:
+                await self._refuse(exc)
+
     async def _catch_up(self, join: Join) -> None:
         place = self._places[join.room]
         try:
-            await place.room.catch_up(self._ws, place.seat, self._name, join.last)
+            await place.room.catch_up(self.ws, place.seat, self.name, join.last)
         except ChatError:
             await self._leave(join.room)
             raise
@@ -466,7 +481,7 @@ class _Visitor:
     async def _leave(self, name: str) -> Entry:
         """Hear nothing more of a room, and give the seat in it back; return the end of it, for who wants to know."""
         place = self._places.pop(name)
-        self._lobby.manager.leave(self._ws, name)
+        self._lobby.manager.leave(self.ws, name)
         left = None
         with trio.move_on_after(_BACKPLANE_SECONDS, shield=True), suppress(BackplaneError):
             left = await self._backplane.leave(place.seat)  # one that was not given back expires where it is kept
@@ -485,13 +500,13 @@ class _Visitor:
 
     async def _refuse(self, error: ChatError) -> None:
         """Say what is wrong; end a connection that gets nothing right."""
-        await self._ws.send(encode_error(error))
+        await self.ws.send(encode_error(error))
         if error.code == "unavailable":
             return  # that is not its fault
         now = trio.current_time()
         self._errors.append(now)
         if len(self._errors) == _ERRORS and now - self._errors[0] < _ERROR_SECONDS:
-            await self._ws.close(CloseCode.POLICY_VIOLATION, f"{_ERRORS} errors within {_ERROR_SECONDS:g} s")
+            await self.ws.close(CloseCode.POLICY_VIOLATION, f"{_ERRORS} errors within {_ERROR_SECONDS:g} s")
 
 
 @contextmanager

@@ -545,6 +545,8 @@ class Connection(Receiver):
             for message, compress in behind:
                 self._post(message, compress)
             self._crowded = bool(self._backlog_size) or self._pending_close is not None
+        if not self._backlog_size:
+            self._backlog = None
         self._wake()
 
     def _forget_queued(self) -> None:

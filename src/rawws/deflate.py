@@ -350,6 +350,9 @@ def _answer(parameters: dict[str, str | None], options: DeflateOptions) -> Defla
 _TAIL: Final = b"\x00\x00\xff\xff"
 """What a sender cuts from the end of a message and a receiver puts back (RFC 7692 §7.2.1, §7.2.2)."""
 
+_END: Final = _TAIL + b"\x03\x00"
+"""That, and an empty last block: only where the payload was whole does the stream end with it."""
+
 _SYNC_FLUSH: Final = 2
 """Z_SYNC_FLUSH, the same number in every backend."""
 
@@ -401,10 +404,10 @@ class Inflater:
 
         Args, Returns, Raises: as for `decompress`.
         """
-        if not payload or len(payload) > _STEP - len(_TAIL):
+        if not payload or len(payload) > _STEP - len(_END):
             message = self.decompress(payload, max_length)
             return message + self.finish(max_length - len(message))
-        message = self._inflate(payload + _TAIL, max_length, _TAIL)
+        message = self._inflate(payload + _END, max_length, _END)
         self._streams = 0
         self._inflater = None
         return message
@@ -438,17 +441,17 @@ class Inflater:
         """End the message: inflate what its payload left open.
 
         A payload that ends with a BFINAL=1 block lacks the octet 0x00 that RFC 7692 §7.2.3.4 puts after it;
-        it is accepted, since it is whole.
+        it is accepted, since it is whole. One that ends within a block is malformed: something of it is missing.
 
         Args, Returns, Raises: as for `decompress`.
         """
-        result = b"" if self._inflater is None else self._inflate(_TAIL, max_length, _TAIL)
+        result = b"" if self._inflater is None else self._inflate(_END, max_length, _END)
         self._streams = 0
         self._inflater = None
         return result
 
     def _inflate(self, data: bytes | memoryview, max_length: int, tail: bytes = b"") -> bytes:
-        """Inflate `data`, of which `tail` is not the peer's: no stream begins with that."""
+        """Inflate `data`, of which `tail` is not the peer's: no stream begins with that, and the last ends with it."""
         backend = self._backend
         if backend is None:
             backend = self._backend = load_backend("zlib")
@@ -471,7 +474,7 @@ class Inflater:
                 raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
             max_length -= len(piece)
             pieces.append(piece)
-            if inflater.eof:
+            if inflater.eof and (inflater.unused_data or not tail):
                 self._streams += 1
                 if self._streams > _MAX_STREAMS:
                     raise FrameError(CloseCode.POLICY_VIOLATION, "too many final blocks in a message")
@@ -484,6 +487,8 @@ class Inflater:
             if not self._no_context_takeover:
                 self._window = _slide(self._window, piece, 1 << self._window_bits)
             if len(piece) < asked:
+                if tail and not inflater.eof:
+                    raise FrameError(CloseCode.INVALID_PAYLOAD, "compressed data ends within a block")
                 break
             data = inflater.unconsumed_tail
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

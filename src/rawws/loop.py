@@ -70,10 +70,13 @@ _WORTH_A_LOOK = 5e-5
 """Seconds of work in which something is likely to have become ready; Trio takes 15 µs of its own a batch."""
 _BUSY_POLL_SECONDS = 3e-5
 """Time for which the loop polls for an answer before it sleeps: twice what a process beside it takes to give one."""
+_CHAIN_SECONDS = 2e-4
+"""The same time for a batch that has polled: a task that is ready but has not had its turn in this tick of Trio's can
+not be seen from here, and waits for so long at most."""
 _MISS: Final = 4
 """Credit that it costs to have polled in vain; not in vain brings 1, so that four times in five must be."""
 _MOST_CREDIT: Final = 32
-"""What can be saved: after eight times in vain, one after the other, credit has run out at the latest."""
+"""What can be saved: after nine times in vain, one after the other, credit has run out at the latest."""
 _PAUSE: Final = 256
 """Batches without a try when credit has run out."""
 _OVERDUE_SECONDS = 1.0
@@ -127,6 +130,7 @@ class Loop:
         "_doorbell",
         "_ended",
         "_flusher",
+        "_goes_on",
         "_listeners",
         "_overdue",
         "_rang",
@@ -171,6 +175,7 @@ class Loop:
         self._timers: list[tuple[float, SocketTransport]] = []
         self._stale_timers = 0
         self._read_size = _SMALL_READ
+        self._goes_on = False
         self.credit = 0
         self._overdue = False
         self._rang = False
@@ -258,13 +263,17 @@ class Loop:
             os.eventfd_write(self._doorbell, 1)
 
     def _serve_batch(self) -> None:
-        """Serve what is ready; and while more is likely to be and no task waits for its turn, look again."""
+        """Serve what is ready; and while more is likely to be and no task was woken for its turn, look again."""
         began = looked = perf_counter()
+        stay_seconds = _STAY_SECONDS
         polled = 0.0
         self.in_batch = True
-        while self._serve_ready(began):
+        goes_on, self._goes_on = self._goes_on, False
+        while self._serve_ready(began) or goes_on:
+            goes_on = False
             clock = perf_counter()
-            if clock - began > _STAY_SECONDS or self._run_list or self._overdue:
+            if clock - began > stay_seconds or self._run_list or self._overdue:
+                self._goes_on = stay_seconds == _CHAIN_SECONDS
                 break
             if clock - looked > _WORTH_A_LOOK:
                 if current_statistics().tasks_runnable:
@@ -276,6 +285,7 @@ class Loop:
                 polled += looked - clock
                 if not is_ready:
                     break
+                stay_seconds = _CHAIN_SECONDS
         self.in_batch = False
         clock = perf_counter()
         self.busy_seconds += clock - began - polled
@@ -288,7 +298,7 @@ class Loop:
             self._serve_batch()
 
     def _busy_poll(self, clock: float) -> bool:
-        """Poll for a moment, if that was seldom in vain lately and no task waits for its turn.
+        """Poll for a moment, if that was seldom in vain lately and no task was woken for its turn.
 
         Args:
             clock: the time, by `perf_counter`.
@@ -329,7 +339,8 @@ class Loop:
         complete = patient or len(events) < limit
         arrived: list[tuple[SocketTransport, bytes]] = []
         size = 0
-        read_size = self._read_size
+        # What is due expires after this pass, if it has read all that was sent in time.
+        read_size = READ_SIZE if self._rang else self._read_size
         self._read_size = _SMALL_READ
         for fd, event in events:
             transport = connections.get(fd)

@@ -49,7 +49,7 @@ class Reactor(Loop):
                 nursery.start_soon(self._flush_when_asked)
                 task_status.started()
                 while True:
-                    if self._run_list or self._overdue:
+                    if self._run_list or self._overdue or self._goes_on:
                         await checkpoint()
                     else:
                         await wait_readable(self.epoll.fileno())
