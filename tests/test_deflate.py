@@ -381,6 +381,12 @@ class TestInflating:
             inflater = Inflater(15, no_context_takeover, backend=backend_or_skip(name))
             assert failure(inflater, payload[:cut], size=size) == 1007
 
+    def test_of_two_faults_of_a_whole_message_the_same_is_reported_as_of_its_payload_alone(self, name: str) -> None:
+        """Found by fuzzing: with more behind the payload, zlib finds what is malformed after what is too much."""
+        payload = bytes.fromhex("b25174fdf1770e7f217f7f7f217f7f7f7f00")
+        assert failure(Inflater(15, False, backend=backend_or_skip(name)), payload, limit=16, size=100) == 1009
+        assert failure(Inflater(15, False, backend=backend_or_skip(name)), payload, limit=16) == 1009
+
     @pytest.mark.parametrize("size", [None, 1])
     def test_a_message_that_kept_its_tail_fails_with_1007(self, name: str, size: int | None) -> None:
         payload = deflated(b"Hello") + b"\x00\x00\xff\xff"

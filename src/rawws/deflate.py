@@ -404,13 +404,18 @@ class Inflater:
 
         Args, Returns, Raises: as for `decompress`.
         """
-        if not payload or len(payload) > _STEP - len(_END):
-            message = self.decompress(payload, max_length)
-            return message + self.finish(max_length - len(message))
-        message = self._inflate(payload + _END, max_length, _END)
-        self._streams = 0
-        self._inflater = None
-        return message
+        if payload and len(payload) <= _STEP - len(_END):
+            window = self._window
+            try:
+                return self._inflate(payload + _END, max_length, _END)
+            except FrameError:
+                # zlib looks ahead. Of two faults the same is to be reported in whatever pieces a message came.
+                self._window = window
+            finally:
+                self._inflater = None
+                self._streams = 0
+        message = self.decompress(payload, max_length)
+        return message + self.finish(max_length - len(message))
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         """Inflate the next piece of a message's payload.
