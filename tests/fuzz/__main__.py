@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if arguments[:1] == ["drive"]:
         # Before anything of rawws is imported: atheris instruments what is imported after it.
-        drive(arguments[1], arguments[2:])
+        drive(arguments[1], int(arguments[2]), arguments[3:])
     options = _parser().parse_args(arguments)
     from tests.fuzz.targets import TARGETS
 

@@ -4,6 +4,9 @@ Under `home` each target has a folder: `corpus` (libFuzzer's), `seeds` (the kept
 and the logs `slice-0001.log` and so on. A run that was stopped goes on where it was: the executions of all logs count.
 A slice fails when an input raises, takes over ten seconds or makes the process larger than a gibibyte; and when it has
 grown by more than `MAX_GROWTH` after its first quarter, which leaves room for libFuzzer's own corpus but for no leak.
+
+The first slice of each four follows the branches of h11 and wsproto as well; the others, which follow those of rawws
+alone, are up to twice as fast.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ MAX_GROWTH: Final = 48
 _SLICE: Final = 1_000_000
 """Executions of one process; long enough for a leak of a few bytes each to be seen."""
 _SECONDS_TO_START: Final = 60.0
+_OURS: Final = ["rawws"]
+_ALL: Final = [*_OURS, "wsproto", "h11"]
 
 _PROGRESS: Final = re.compile(r"^#(\d+)\t.* rss: (\d+)Mb", re.MULTILINE)
 _COVERAGE: Final = re.compile(r"^#\d+\t.* ft: (\d+) corp: (\d+)/", re.MULTILINE)
@@ -39,14 +44,14 @@ _EXECUTED: Final = re.compile(r"^stat::number_of_executed_units:\s+(\d+)", re.MU
 _PEAK: Final = re.compile(r"^stat::peak_rss_mb:\s+(\d+)", re.MULTILINE)
 
 
-def drive(name: str, arguments: Sequence[str]) -> None:
-    """Become the fuzzer of a target; never returns.
+def drive(name: str, number: int, arguments: Sequence[str]) -> None:
+    """Become the fuzzer of a target for its slice of this number; never returns.
 
     Raises:
         ImportError: atheris is not installed.
     """
     atheris = import_module("atheris")
-    with atheris.instrument_imports(include=["rawws", "wsproto", "h11"]):
+    with atheris.instrument_imports(include=_ALL if number % 4 == 1 else _OURS):
         targets = import_module("tests.fuzz.targets")
     # What is there for good does not put off the collector, which would look like growth.
     gc.collect()
@@ -155,8 +160,9 @@ class Fuzzer:
             str(folder / "corpus"),
             str(folder / "seeds"),
         ]
-        command = [sys.executable, "-m", "tests.fuzz", "drive", name, *arguments]
-        with (folder / f"slice-{len(self._logs(name)) + 1:04}.log").open("wb") as log:
+        number = len(self._logs(name)) + 1
+        command = [sys.executable, "-m", "tests.fuzz", "drive", name, str(number), *arguments]
+        with (folder / f"slice-{number:04}.log").open("wb") as log:
             with trio.move_on_after(seconds + _SECONDS_TO_START):
                 done = await trio.run_process(command, stdout=log, stderr=STDOUT, check=False)
                 return done.returncode
