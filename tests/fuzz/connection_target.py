@@ -9,11 +9,13 @@ Close and nothing behind it; the end is told once, to callbacks last; and the la
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
+from unittest.mock import patch
 
 from rawws.connection import SendStatus
-from rawws.deflate import DeflateOptions
+from rawws.deflate import DeflateOptions, load_backend
 from rawws.encoder import Encoder, SharedMessage
 from rawws.errors import ConnectionClosed
 from rawws.frames import CLOSE, Control, Decoder
@@ -53,8 +55,14 @@ def connection(data: bytes) -> None:
     """Play a program on both lanes and compare."""
     if len(data) < 3:
         return
-    with_lane = _Play(data, fast_lane=True).run()
-    assert _Play(data, fast_lane=False).run() == with_lane
+    if _lane_makes_a_difference(data):
+        # Of several matches isal now and then takes another one, by what its memory held before; zlib never does.
+        with patch("rawws.deflate._deflating_backend", partial(load_backend, "zlib")):
+            assert not _lane_makes_a_difference(data)
+
+
+def _lane_makes_a_difference(data: bytes) -> bool:
+    return _Play(data, fast_lane=True).run() != _Play(data, fast_lane=False).run()
 
 
 class _App(Application):
