@@ -13,7 +13,7 @@ import pytest
 from rawws import client_handshake, connection, deflate, frames, request_reader
 from rawws._build import COMPILED
 from rawws.deflate import DeflateParameters
-from tests.fuzz import corpus, http_targets
+from tests.fuzz import connection_target, corpus, http_targets
 from tests.fuzz.runner import Slice, read_slice
 from tests.fuzz.targets import TARGETS
 
@@ -98,6 +98,15 @@ INFO: seed corpus: files: 14 min: 2b max: 222b total: 1834b rss: 74Mb
 #256\tpulse  cov: 311 ft: 425 corp: 13/1Kb lim: 222 exec/s: 128 rss: 80Mb
 #512\tREDUCE cov: 335 ft: 454 corp: 14/1Kb lim: 222 exec/s: 170 rss: 77Mb L: 92/92 MS: 3 CMP- DE: "\\002"-
 """
+
+
+def test_only_a_difference_that_zlib_shows_too_is_one_of_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    zlib = deflate.load_backend("zlib")
+    monkeypatch.setattr(connection_target._Play, "run", lambda self: deflate._deflating_backend() is zlib or object())
+    TARGETS["connection"].check(b"\x00\x00\x00")
+    monkeypatch.setattr(connection_target._Play, "run", lambda self: object())
+    with pytest.raises(AssertionError):
+        TARGETS["connection"].check(b"\x00\x00\x00")
 
 
 def test_the_log_of_a_slice_says_how_much_was_done_and_grown() -> None:
