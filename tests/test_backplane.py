@@ -248,7 +248,31 @@ class TestNames:
         assert names == ["Ada", "Ada 2", "Ada 3", "Ada 4"]
         assert (await backplane.enter("tea", "session-of-another", "Ada 2")).name == "Ada 2 2"
 
-    @pytest.mark.parametrize("name", ["ada", "ADA", "\uff21\uff44\uff41"])  # the last: full-width letters
+    async def test_a_name_with_a_number_is_no_longer_than_a_name_may_be(self, backplane: Backplane) -> None:
+        await backplane.subscribe("tea", Ear())
+        long = "x" * 32
+        names = [(await backplane.enter("tea", f"session-{number}", long)).name for number in range(11)]
+        assert names == [
+            long,
+            *("x" * 30 + f" {number}" for number in range(2, 10)),
+            "x" * 29 + " 10",
+            "x" * 29 + " 11",
+        ]
+        # Who wants what another one was given gets another one.
+        assert (await backplane.enter("tea", BO, "x" * 30 + " 2")).name == "x" * 29 + " 12"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "ada",
+            "ADA",
+            "\uff21\uff44\uff41",
+            "A\u200dda",
+            "A\u200cda",
+            "Ada\ufe0f",
+            "Ada\u034f",
+        ],  # the third: full-width
+    )
     async def test_names_that_look_alike_are_one(self, backplane: Backplane, name: str) -> None:
         await seated(backplane)
         assert (await backplane.enter("tea", BO, name)).name == f"{name} 2"

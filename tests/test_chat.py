@@ -920,6 +920,79 @@ class TestAnUnreachableBackplane:
                 await ada.say('{"type":"message","room":"tea","text":"hi","client":"a-1"}')
                 assert await ada.refused() == ("room", "unavailable")
 
+    async def test_what_came_meanwhile_fails_with_it_in_order_and_is_not_waited_for_as_long_again(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            (ada,) = await chat.people("Ada")
+            backplane.hanging = ["publish", "notify", "history", "enter"]
+            began = trio.current_time()
+            said = [f'{{"type":"message","room":"tea","text":"hi","client":"a-{number}"}}' for number in range(40)]
+            said[5:5] = ['{"type":"typing","room":"tea"}', '{"type":"history","room":"tea","before":9}']
+            said += ['{"type":"join","room":"cake"}', '{"type":"join","room":"tea"}']
+            for each in said[:30]:
+                await ada.say(each)
+            await trio.sleep(4)
+            for each in said[30:]:
+                await ada.say(each)
+            errors = [await ada.told("error") for _ in said]
+            assert trio.current_time() - began == pytest.approx(5, abs=0.2)
+            assert {error["code"] for error in errors} == {"unavailable"}
+            assert [error.get("client") for error in errors] == [json.loads(each).get("client") for each in said]
+            assert [error["room"] for error in errors] == [json.loads(each)["room"] for each in said]
+
+    async def test_messages_behind_a_join_that_failed_are_not_counted_against_the_client(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            (ada,) = await chat.people("Ada")
+            backplane.hanging = ["enter"]
+            await ada.say('{"type":"join","room":"cake"}')
+            for _ in range(20):
+                await ada.say('{"type":"message","room":"cake","text":"hi"}')
+            assert await ada.refused() == ("room", "unavailable")
+            for _ in range(20):
+                assert await ada.refused() == ("room", "not_joined")
+            await ada.quiet()
+
+    async def test_what_can_be_done_of_what_came_meanwhile_is_done(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            (ada,) = await chat.people("Ada")
+            backplane.hanging = ["publish"]
+            await ada.say('{"type":"message","room":"tea","text":"hi"}')
+            await ada.say('{"type":"history","room":"tea","before":9}')
+            await ada.say('{"type":"leave","room":"tea"}')
+            assert await ada.refused() == ("room", "unavailable")
+            await ada.told("history")
+            await ada.told("left")
+
+    async def test_what_comes_later_is_waited_for_as_long_as_ever(self, autojump_clock: trio.testing.MockClock) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            (ada,) = await chat.people("Ada")
+            backplane.hanging = ["publish"]
+            began = trio.current_time()
+            for number in range(3):
+                await ada.say('{"type":"message","room":"tea","text":"hi"}')
+                assert await ada.refused() == ("room", "unavailable")
+                await trio.sleep(0.5)
+                assert trio.current_time() - began == pytest.approx(5.5 * (number + 1), abs=0.1)
+
+    async def test_who_goes_in_the_meantime_has_gone(self, autojump_clock: trio.testing.MockClock) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            (ada,) = await chat.people("Ada")
+            backplane.hanging = ["publish"]
+            await ada.say('{"type":"message","room":"tea","text":"hi"}')
+            await ada.client.send(CLOSE_1000)
+            await trio.sleep(10)
+            assert not chat.chat._lobby.sessions
+
     @pytest.mark.parametrize("how", ["failing", "hanging"])
     async def test_who_leaves_has_left(self, how: str, autojump_clock: trio.testing.MockClock) -> None:
         backplane = Broken(clock=clock)
@@ -962,6 +1035,29 @@ class TestBounds:
             for _ in range(16):
                 await ada.say('{"type":"typing","room":"tea"}')
                 assert await ada.refused() == ("type", "hello_first")
+            assert await ada.closed() == (1008, "16 errors within 10 s")
+
+    async def test_that_the_server_has_no_room_is_not_counted_against_the_client(self) -> None:
+        async with party(Chat(memory(max_rooms=1))) as chat:
+            (ada,) = await chat.people("Ada")
+            bo = await chat.arrive()
+            rooms = [{"room": f"room {number}"} for number in range(128)]
+            await bo.say(json.dumps({"type": "hello", "name": "Bo", "rooms": rooms}))
+            await bo.told("welcome")
+            for _ in rooms:
+                assert await bo.refused() == ("room", "too_many")
+            await bo.say('{"type":"join","room":"tea"}')
+            await bo.told("history")
+            await bo.told("members")
+            await ada.told("joined")
+
+    async def test_more_rooms_than_a_connection_may_be_in_are_its_own_error(self) -> None:
+        async with party() as chat:
+            ada = await chat.arrive()
+            await ada.hello("Ada", *map(str, range(128)))
+            for number in range(16):
+                await ada.say(f'{{"type":"join","room":"another {number}"}}')
+                assert await ada.refused() == ("room", "too_many")
             assert await ada.closed() == (1008, "16 errors within 10 s")
 
     async def test_errors_over_a_longer_time_are_forgiven(self, autojump_clock: trio.testing.MockClock) -> None:

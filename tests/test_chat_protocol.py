@@ -19,6 +19,7 @@ from rawws.chat_protocol import (
     Leave,
     Said,
     Typing,
+    before_number,
     encode_body,
     encode_confirmed,
     encode_error,
@@ -27,6 +28,8 @@ from rawws.chat_protocol import (
     encode_history,
     encode_members,
     encode_welcome,
+    is_event,
+    name_key,
     parse,
 )
 
@@ -99,6 +102,10 @@ class TestWhatIsRight:
     def test_a_text_is_any_unicode(self, text: str) -> None:
         assert said(text) == text
 
+    @pytest.mark.parametrize("text", ["\u200ba", "\N{WHITE SMILING FACE}\ufe0f", "\u0301", "\ue000", "\u2800."])
+    def test_what_is_not_seen_may_stand_beside_what_is(self, text: str) -> None:
+        assert said(text) == text
+
     def test_control_characters_are_taken_out_of_a_text(self) -> None:
         assert said("a\x00b\x1b[31m\x7f\x85\x9bc") == "ab[31mc"
 
@@ -123,6 +130,18 @@ class TestWhatIsRight:
     )
     def test_a_name_is_one_clean_line(self, given_name: str, cleaned: str) -> None:
         assert name(given_name) == cleaned
+
+    @pytest.mark.parametrize(
+        "room",
+        [
+            "\u062e\u0627\u0646\u0647\u200c\u0647\u0627",
+            "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}",
+            "\u0915\u094d\u200d\u0937",
+            "\u2764\ufe0f\u200d\U0001f525",
+        ],
+    )
+    def test_a_room_is_spelt_as_its_script_is(self, room: str) -> None:
+        assert parse(json.dumps({"type": "join", "room": room})) == Join(room)
 
 
 class TestWhatIsWrong:
@@ -208,6 +227,18 @@ class TestWhatIsWrong:
             ('{"type":"message","room":"tea","text":""}', "text", "empty"),
             ('{"type":"message","room":"tea","text":" \\n\\t\\u00a0 "}', "text", "empty"),
             ('{"type":"message","room":"tea","text":"\\u0000\\u001b\\r"}', "text", "empty"),
+            ('{"type":"message","room":"tea","text":"\\u200b"}', "text", "empty"),
+            ('{"type":"message","room":"tea","text":" \\ufeff\\u200d\\n\\u2800\\ufe0f"}', "text", "empty"),
+            ('{"type":"message","room":"tea","text":"\\u3164\\u115f\\u1160\\uffa0\\u00ad"}', "text", "empty"),
+            ('{"type":"hello","name":"\\u3164","rooms":[]}', "name", "empty"),
+            ('{"type":"hello","name":"\\u115f\\u1160\\uffa0 \\u2800","rooms":[]}', "name", "empty"),
+            ('{"type":"hello","name":"\\u200c\\u200d\\ufe0f","rooms":[]}', "name", "empty"),
+            ('{"type":"join","room":"\\u2800"}', "room", "empty"),
+            ('{"type":"join","room":"a\\u200db"}', "room", "invalid"),
+            ('{"type":"join","room":"\\u200dtea"}', "room", "invalid"),
+            ('{"type":"join","room":"\\u0645\\u200c"}', "room", "invalid"),
+            ('{"type":"join","room":"\\u0645\\u200c\\u200d\\u0645"}', "room", "invalid"),
+            ('{"type":"join","room":"\\u0645\\u200ca"}', "room", "invalid"),
             ('{"type":"message","room":"tea","text":"' + "x" * 4097 + '"}', "text", "too_long"),
             ('{"type":"message","room":"tea","text":"' + "é" * 2049 + '"}', "text", "too_long"),
             ('{"type":"message","room":"tea","text":"a\\ud800b"}', "text", "invalid"),
@@ -270,6 +301,135 @@ class TestWhatIsWrong:
                 continue
             assert not {c for c in passed if unicodedata.category(c) in ("Cc", "Cs")} - {"\n", "\t"}
             encode_event("tea", "message", 1, 2, passed, encode_body(passed, "me", None)).encode()
+
+    @given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)), st.none() | st.text())
+    def test_what_is_kept_of_a_message_is_an_event(self, wanted: str, text: str, client: str | None) -> None:
+        try:
+            kept, called = said(text), name(wanted)
+        except ChatError:
+            return
+        assert is_event("message", called, encode_body(kept, "0123456789abcdef", "a-1"))
+        assert is_event("joined", called, "")
+        body = encode_body(text, "0123456789abcdef", client)
+        if is_event("message", wanted, body):
+            sent = json.loads(encode_event("tea", "message", 1, 2, wanted, body).encode())
+            assert (sent["name"], sent["text"]) == (wanted, text)
+            assert not {c for c in wanted + text if unicodedata.category(c) in ("Cc", "Cs")} - {"\n", "\t"}
+
+
+class TestWhatOthersMayHaveWritten:
+    BODY: Final = '{"by":"9d3e","client":"a1","text":"h\\"i\\n\\t \N{GRINNING FACE}"}'
+
+    def test_what_the_server_wrote_is_an_event(self) -> None:
+        assert is_event("message", "Ada 2", self.BODY)
+        assert is_event("message", "Ada", '{"by":"0123456789abcdef","text":"' + "é" * 2048 + '"}')
+        assert is_event("joined", "x" * 32, "")
+        assert is_event("typing", "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}", "")
+
+    @pytest.mark.parametrize("kind", ["message", "joined"])
+    @pytest.mark.parametrize("name", ["", "x" * 33, "A\x00da", "A\nda", "Ada\x9b31m", "Ada\ud800"])
+    def test_a_name_that_no_person_has_makes_it_none(self, kind: str, name: str) -> None:
+        assert not is_event(kind, name, self.BODY if kind == "message" else "")
+
+    def test_only_a_message_has_a_body(self) -> None:
+        assert not is_event("typing", "Ada", self.BODY)
+        assert not is_event("left", "Ada", " ")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "",
+            "{}",
+            "[]",
+            "7",
+            '{"by":',
+            '{"by":"9d3e","text":"hi"} ',
+            '{"by": "9d3e","text":"hi"}',
+            '{"text":"hi","by":"9d3e"}',
+            '{"by":"9d3e","text":"h\\u0069"}',
+            '{"by":"9d3e"}',
+            '{"text":"hi"}',
+            '{"by":"9d3e","text":5}',
+            '{"by":"9d3e","text":null}',
+            '{"by":"9d3e","text":["hi"]}',
+            '{"by":"9d3e","text":""}',
+            '{"by":"9d3e","text":"a\x00b"}',
+            '{"by":"9d3e","text":"a\\u0000b"}',
+            '{"by":"9d3e","text":"a\\u001b[31mb"}',
+            '{"by":"9d3e","text":"a\\rb"}',
+            '{"by":"9d3e","text":"a\x85b"}',
+            '{"by":"9d3e","text":"a\\ud800b"}',
+            '{"by":"9d3e","text":"' + "x" * 4097 + '"}',
+            '{"by":"9d3e","text":"' + "é" * 2049 + '"}',
+            '{"by":5,"text":"hi"}',
+            '{"by":"","text":"hi"}',
+            '{"by":"Eve!","text":"hi"}',
+            '{"by":"0123456789abcdef0","text":"hi"}',
+            '{"by":"9d3e","client":null,"text":"hi"}',
+            '{"by":"9d3e","client":7,"text":"hi"}',
+            '{"by":"9d3e","client":"","text":"hi"}',
+            '{"by":"9d3e","client":"a b","text":"hi"}',
+            '{"by":"9d3e","client":"' + "x" * 41 + '","text":"hi"}',
+            '{"by":"9d3e","text":"hi","type":"welcome","room":"other"}',
+            '{"by":"9d3e","text":"hi","text":"ho"}',
+            '{"x":' * 10_000,
+            "[" * 60_000,
+            '{"by":' + "9" * 5000 + ',"text":"hi"}',
+            '{"by":NaN,"text":"hi"}',
+        ],
+    )
+    def test_what_it_did_not_write_is_none(self, body: str) -> None:
+        assert not is_event("message", "Ada", body)
+
+
+class TestNamesThatAreTaken:
+    @pytest.mark.parametrize(
+        "other",
+        [
+            "ADA",
+            "\uff21\uff44\uff41",
+            "A\u200dda",
+            "A\u200cda",
+            "Ada\ufe0f",
+            "Ada\u034f",
+            "\u3164Ada",
+            "Ada\u2800",
+            "\u00adada",
+        ],
+    )
+    def test_names_that_look_alike_have_one_key(self, other: str) -> None:
+        assert name_key(other) == name_key("Ada")
+
+    def test_names_that_do_not_have_not(self) -> None:
+        names = ["Ada", "\u00c1da", "Ada 2", "Adam", "A da", "\N{WHITE SMILING FACE}"]
+        assert len({name_key(name) for name in names}) == len(names)
+        assert name_key("A\u2800da") == name_key("A da")
+        assert name_key("e\u034f\u0301") == name_key("\u00e9")
+
+    @pytest.mark.parametrize(
+        ("name", "digits", "before"),
+        [
+            ("Ada", 1, "Ada "),
+            ("x" * 30, 1, "x" * 30 + " "),
+            ("x" * 31, 1, "x" * 30 + " "),
+            ("x" * 32, 2, "x" * 29 + " "),
+            ("x" * 29 + " yz", 1, "x" * 29 + " "),
+            ("x" * 29 + "e\u0323\u0301", 1, "x" * 29 + " "),
+            ("x" * 28 + "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}y", 1, "x" * 28 + " "),
+            ("x" * 29 + "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}", 1, "x" * 29 + " "),
+            ("x" * 29 + "\N{WAVING HAND SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4}y", 1, "x" * 29 + " "),
+            ("a" + "\u0301" * 31, 1, "a" + "\u0301" * 29 + " "),
+            ("\u0301" * 32, 1, "\u0301" * 30 + " "),
+        ],
+    )
+    def test_a_name_is_cut_to_leave_room_for_its_number(self, name: str, digits: int, before: str) -> None:
+        assert before_number(name, digits)[0] == before
+
+    @given(st.text(max_size=40), st.integers(2, 99_999))
+    def test_a_number_behind_a_name_stands_behind_its_key_too(self, wanted: str, number: int) -> None:
+        before, key_before = before_number(wanted, len(str(number)))
+        assert len(f"{before}{number}") <= 32
+        assert name_key(f"{before}{number}") == f"{key_before}{number}"
 
 
 class TestWhatTheServerSays:

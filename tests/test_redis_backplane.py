@@ -6,6 +6,7 @@ Redis. Whole server processes are in test_redis_workers.py.
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import time
@@ -20,10 +21,12 @@ import trustme
 import rawws
 from rawws import redis_scripts as scripts
 from rawws.backplane import BackplaneError, Seat
+from rawws.chat import Chat
 from rawws.redis_backplane import RedisBackplane
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer, free_port, running_redis
 from tests.test_backplane import ADA, BO, Ear, bodies, seated, settled
+from tests.test_chat import party
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -283,6 +286,36 @@ class TestOutages:
                 proxy.thaw()
             await settled(backplane, ear)
             assert sorted(int(body) for kind, _, body in ear.heard if kind == "message") == list(range(3000))
+
+    async def test_what_was_reported_as_unavailable_and_is_sent_again_appears_once(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        async with (
+            through_proxy(redis_server, prefix=prefix, keepalive=60) as (proxy, backplane),
+            party(Chat(backplane)) as chat,
+        ):
+            (ada,) = await chat.people("Ada")
+            proxy.freeze()
+            began = trio.current_time()
+            said = [f'{{"type":"message","room":"tea","text":"{number}","client":"a-{number}"}}' for number in range(4)]
+            for each in said:
+                await ada.say(each)
+            for _ in said:
+                assert await ada.refused() == ("room", "unavailable")
+            assert trio.current_time() - began < 9  # not twice as long, on a busy machine either
+            proxy.thaw()
+            await trio.sleep(0.5)
+            for each in said:
+                await ada.say(each)
+            settled: dict[str, int] = {}
+            messages = []
+            while len(settled) < len(said):
+                heard = json.loads(await ada.hear())  # what came through after all is confirmed when it is sent again
+                settled[heard["client"]] = heard["id"]
+                messages += [heard["text"]] if heard["type"] == "message" else []
+            page = await backplane.history("tea")
+            assert [entry.id for entry in page.entries] == sorted(settled.values())
+            assert messages == ["0", "1", "2", "3"]
 
     async def test_a_frozen_connection_is_noticed_within_the_keepalive_time(
         self, redis_server: RedisServer, prefix: str
@@ -555,22 +588,157 @@ class TestWhatOthersWrite:
         assert events
 
     @pytest.mark.parametrize(
-        "spoil",
+        "body",
         [
-            ("XADD", "18446744073709551615-1", "e", "x"),  # an id that none of ours can follow
-            ("SET", "no stream at all"),
+            b'{"by":',
+            b'{"by":"9d3e","text":5}',
+            b'{"by":"9d3e"}',
+            b'{"by":"9d3e","text":"a\\u001bb"}',
+            b'{"by":"9d3e","text":"a\\ud800b"}',
+            b'{"by":"9d3e","text":"\xff"}',
+            b'{"by":"9d3e","text":"hi","type":"welcome","room":"other"}',
         ],
     )
-    async def test_a_stream_that_others_have_blocked_begins_anew(
-        self, redis_server: RedisServer, prefix: str, spoil: tuple[str, ...]
+    async def test_an_entry_with_a_right_head_and_a_foreign_body_reaches_nobody_and_closes_nobody(
+        self, redis_server: RedisServer, prefix: str, body: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        channel, messages, *_ = scripts.room_keys(prefix, "tea")
+        async with (
+            RedisBackplane(redis_server.url, prefix=prefix, presence_timeout=0.6) as backplane,
+            party(Chat(backplane)) as chat,
+        ):
+            (ada,) = await chat.people("Ada")
+            await ada.say('{"type":"message","room":"tea","text":"one"}')
+            last = (await ada.told("message"))["id"]
+            packed = b"%d %d 1763886000456 message 3 Eve%b" % (last, last + 1, body)
+            with caplog.at_level(logging.WARNING, "rawws.backplane"):
+                redis_server.command("XADD", messages, f"{last + 1}-0", "e", packed)
+                redis_server.command("PUBLISH", channel, packed)
+                await trio.sleep(0.3)  # the room is read, too
+                await ada.say('{"type":"message","room":"tea","text":"two"}')
+                assert (await ada.told("message"))["text"] == "two"
+            bo = await chat.arrive()
+            history = json.loads((await bo.hello("Bo", "tea"))[1])
+            assert [each["text"] for each in history["messages"]] == ["one", "two"]
+            assert backplane.skipped >= 1
+        assert sum("something else writes" in record.message for record in caplog.records) == 1
+
+    async def test_a_page_of_history_is_full_whatever_others_wrote_between(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        messages = scripts.room_keys(prefix, "tea")[1]
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            backplane.expect(lambda entry: entry.name != "Eve")
+            seat, ear = await seated(backplane)
+            first = (await backplane.publish(seat, "0", None)).id
+            for number in range(1, 5):
+                last = (await backplane.publish(seat, str(number), None)).id
+                for foreign in range(1, 8):
+                    kind = b"message" if foreign % 2 else b"typing"
+                    packed = b"%d %d 1 %b 3 Eve" % (last, last + foreign, kind)
+                    redis_server.command("XADD", messages, f"{last + foreign}-0", "e", packed)
+            await backplane.publish(seat, "5", None)
+            await settled(backplane, ear)
+            assert await bodies(backplane, limit=3) == (["3", "4", "5"], True, False)
+            assert await bodies(backplane, before=last, limit=2) == (["2", "3"], True, False)
+            assert await bodies(backplane, after=first, limit=3) == (["1", "2", "3"], True, False)
+            assert await bodies(backplane, after=first) == (["1", "2", "3", "4", "5"], False, False)
+
+    async def test_more_of_others_than_is_read_at_once_makes_a_new_beginning_and_no_endless_reading(
+        self, redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        messages = scripts.room_keys(prefix, "tea")[1]
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            backplane.expect(lambda entry: entry.name != "Eve")
+            seat, ear = await seated(backplane)
+            last = (await backplane.publish(seat, "one", None)).id
+            await settled(backplane, ear)
+            for number in range(1, scripts.READ_AT_ONCE + 1):
+                redis_server.command(
+                    "XADD", messages, f"{last + number}-0", "e", b"%d %d 1 message 3 Eve" % (last, last + number)
+                )
+            missed = trio.Event()
+            monkeypatch.setattr(backplane._link, "_heard", lambda channel, packed: missed.set())
+            await backplane.publish(seat, "never heard", None)
+            await missed.wait()
+            monkeypatch.setattr(backplane._link, "_heard", backplane._hear)
+            backplane._read_all_soon()
+            with trio.fail_after(10):
+                while not resets(ear):
+                    await ear.more()
+            assert await bodies(backplane, limit=1) == (["never heard"], True, False)
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            [("XADD", "9007199254740000000-0", "foo", "bar")],
+            [
+                ("XADD", "18446744073709551615-1", "e", "x"),
+                ("XADD", "18446744073709551615-18446744073709551615", "e", "x"),
+            ],
+            [("XADD", "9007199254740000000-0", "foo", "bar"), ("XDEL", "9007199254740000000-0")],
+        ],
+    )
+    @pytest.mark.parametrize("stream", [1, 2])
+    async def test_what_others_put_where_none_of_ours_can_follow_is_removed_and_nothing_else(
+        self,
+        redis_server: RedisServer,
+        prefix: str,
+        spoil: list[tuple[str, ...]],
+        stream: int,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        key = scripts.room_keys(prefix, "tea")[stream]
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            seat, ear = await seated(backplane)
+            for number in range(7):
+                await backplane.publish(seat, str(number), None)
+            for command, *rest in spoil:
+                redis_server.command(command, key, *rest)
+            for number in range(7, 9):
+                await backplane.notify(seat, "typing")
+                await backplane.publish(seat, str(number), None)
+            await settled(backplane, ear)
+            said = [str(number) for number in range(9)]
+            assert await bodies(backplane) == (said, False, False)
+            assert await bodies(backplane, after=ear.ids[0]) == (said, False, False)
+            assert [body for kind, _, body in ear.heard if kind == "message"] == said
+            assert b"9007199254740000000" not in redis_server.command("XRANGE", key, "-", "+")
+            if spoil[-1][0] == "XADD":
+                assert backplane.skipped == len(spoil)
+                assert sum("something else writes" in record.message for record in caplog.records) == 1
+
+    async def test_what_others_put_there_pushes_nothing_out_without_a_gap(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        messages = scripts.room_keys(prefix, "tea")[1]
+        async with RedisBackplane(redis_server.url, prefix=prefix, max_kept=3) as backplane:
+            seat, ear = await seated(backplane)
+            last = (await backplane.publish(seat, "one", None)).id
+            for number in range(1, 6):
+                redis_server.command("XADD", messages, f"{last + number}-0", "foo", "bar")
+            await backplane.publish(seat, "two", None)
+            await settled(backplane, ear)
+            assert await bodies(backplane) == (["two"], False, False)
+            assert await bodies(backplane, after=ear.ids[0]) == ([], False, True)
+            assert await bodies(backplane, after=last) == (["two"], False, False)
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            'redis.call("SET", KEYS[1], "no stream at all")',
+            'for n = 1, 10001 do redis.call("XADD", KEYS[1], "9007199254740000000-*", "e", "x") end',
+        ],
+    )
+    async def test_a_stream_that_others_have_spoilt_begins_anew(
+        self, redis_server: RedisServer, prefix: str, spoil: str
     ) -> None:
         messages = scripts.room_keys(prefix, "tea")[1]
         async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
             seat, ear = await seated(backplane)
             await backplane.publish(seat, "one", None)
             await settled(backplane, ear)
-            redis_server.command(spoil[0], messages, *spoil[1:])
-            await backplane.history("tea")
+            redis_server.command("EVAL", spoil, "1", messages)
             await backplane.publish(seat, "two", None)
             await settled(backplane, ear)
             assert await bodies(backplane) == (["two"], False, False)

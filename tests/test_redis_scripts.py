@@ -38,6 +38,9 @@ def test_an_entry_is_read() -> None:
         None,
         7,
         b"1 2 3 message 3 Ada" + b"x" * (MAX_BODY + 5000),
+        b"1 2 3 message 3 A\xffa",
+        b"1 2 3 message 3 Ada\xed\xa0\x80",  # half of a surrogate pair
+        b"1 2 3 message 1 \xc3\xa9",
     ],
 )
 def test_what_no_script_wrote_is_no_entry(packed: object) -> None:

@@ -21,7 +21,6 @@ as one batch, so that a busy room's fan-out grows with the batches and not with 
 from __future__ import annotations
 
 import time
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from itertools import count
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, final
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
+from .chat_protocol import before_number, name_key
 from .errors import RawwsError
 
 if TYPE_CHECKING:
@@ -117,6 +117,12 @@ class Seat(NamedTuple):
 
 class Backplane(ABC):
     """The seam between an application with rooms and where they are; see this module's rules."""
+
+    def expect(self, is_own: Callable[[Entry], bool]) -> None:  # noqa: B027 - one in memory need not know
+        """Be told how the application knows its own entries, before the first of them is delivered.
+
+        Where others can write too, what is not own is skipped.
+        """
 
     @abstractmethod
     async def subscribe(self, room: str, deliver: Deliver) -> int:
@@ -431,9 +437,13 @@ def _size(entry: Entry) -> int:
 
 
 def _free_name(wanted: str, taken: set[str]) -> tuple[str, str]:
-    """Return a name that nobody has, and what it is compared by: names that look alike are one."""
-    base = unicodedata.normalize("NFKC", wanted).casefold()
-    if base not in taken:
-        return wanted, base
-    number = next(n for n in count(2) if f"{base} {n}" not in taken)
-    return f"{wanted} {number}", f"{base} {number}"
+    """Return a name that nobody has, and what it is compared by."""
+    name, key = wanted, name_key(wanted)
+    digits, number = 0, 1
+    while key in taken:
+        number += 1
+        if len(str(number)) > digits:
+            digits += 1
+            before, key_before = before_number(wanted, digits)
+        name, key = f"{before}{number}", f"{key_before}{number}"
+    return name, key

@@ -14,7 +14,8 @@ Rules:
 * Where the backplane has lost something (a `reset`), who is in the room is closed with 1012 and comes again.
 * Who does not read is closed with 1013 and misses nothing when it comes back: no message is ever dropped silently.
 * What is wrong with a message is told to its sender and to nobody else. Who floods is read more slowly.
-* Everything that waits has a deadline: the hello, the backplane, and sending by the connection's own.
+* Everything that waits has a deadline: the hello, the backplane, and sending by the connection's own. What came while
+  the backplane was waited for in vain has waited too, and is not waited for as long again.
 
 The protocol is in chat_protocol.py, where rooms are kept in backplane.py. Cost: a task a connection.
 """
@@ -54,6 +55,7 @@ from .chat_protocol import (
     encode_history,
     encode_members,
     encode_welcome,
+    is_event,
     parse,
 )
 from .errors import CloseCode
@@ -73,6 +75,8 @@ _HELLO_SECONDS: Final = 10.0
 """Time within which a connection says who it is."""
 _BACKPLANE_SECONDS: Final = 5.0
 """Time that the backplane has for one answer; also to tell it of all that a connection leaves."""
+_MOMENT: Final = 0.1
+"""Time that the backplane has for all together that came while it did not answer, and in which these are received."""
 _ERRORS: Final = 16
 _ERROR_SECONDS: Final = 10.0
 """So many errors within that time end a connection."""
@@ -96,6 +100,7 @@ class Chat:
 
     def __init__(self, backplane: Backplane | None = None) -> None:
         self.backplane = backplane if backplane is not None else MemoryBackplane()
+        self.backplane.expect(lambda entry: is_event(entry.kind, entry.name, entry.body))
         self.manager = ConnectionManager()
         self._lobby = _Lobby(self.backplane, self.manager)
 
@@ -244,13 +249,13 @@ class _Room:
         for ws in (*self._manager.members(self.name), *self._catching_up):
             ws.close_nowait(CloseCode.SERVICE_RESTART, "the room begins anew; come again")
 
-    async def catch_up(self, ws: WebSocket, seat: Seat, wanted: str, last: int | None) -> None:
+    async def catch_up(self, ws: WebSocket, seat: Seat, wanted: str, last: int | None, until: float) -> None:
         """Send a connection what it missed of the room and who is there, and put it among those who hear the rest."""
         self._manager.leave(ws, self.name)
         backlog = self._catching_up[ws] = _Backlog()
         try:
-            position = await self._send_history(ws, last)
-            with _asking(self.name):
+            position = await self._send_history(ws, last, until)
+            with _asking(self.name, until=until):
                 names, number = await self._backplane.people(self.name, MAX_MEMBERS)
             await ws.send(encode_members(self.name, position, _now(), seat.name, wanted, names, number))
             while True:
@@ -262,16 +267,16 @@ class _Room:
                     break
                 # The history was ahead of what has been delivered: the same is still to come, and to be left out.
                 backlog.grew = trio.Event()
-                with _asking(self.name):
+                with _asking(self.name, until=until):
                     await backlog.grew.wait()
             self._manager.join(ws, self.name, policy="close")
         finally:
             del self._catching_up[ws]
 
-    async def _send_history(self, ws: WebSocket, last: int | None) -> int:
+    async def _send_history(self, ws: WebSocket, last: int | None, until: float) -> int:
         """Send what was said after the id `last`, or the newest of it; return the position that this reaches."""
         while last is not None:
-            page = await self.history(after=last)
+            page = await self.history(until, after=last)
             if page.gap:
                 await ws.send(encode_gap(self.name, last))
                 break
@@ -279,12 +284,14 @@ class _Room:
             if not page.more:
                 return page.position
             last = page.entries[-1].id
-        page = await self.history()
+        page = await self.history(until)
         await ws.send(self.encode_page("recent", page))
         return page.position
 
-    async def history(self, *, after: int | None = None, before: int | None = None, limit: int = MAX_HISTORY) -> Page:
-        with _asking(self.name):
+    async def history(
+        self, until: float, *, after: int | None = None, before: int | None = None, limit: int = MAX_HISTORY
+    ) -> Page:
+        with _asking(self.name, until=until):
             return await self._backplane.history(self.name, after=after, before=before, limit=limit)
 
     def encode_page(self, kind: Literal["recent", "missed", "older"], page: Page) -> str:
@@ -329,6 +336,7 @@ class _Visitor:
         "_paid_until",
         "_places",
         "_session",
+        "_until",
         "name",
         "number",
         "ws",
@@ -345,6 +353,7 @@ class _Visitor:
         self._places: dict[str, _Place] = {}
         self._errors: deque[float] = deque(maxlen=_ERRORS)
         self._paid_until = 0.0
+        self._until = inf
 
     # -- the beginning and the end -------------------------------------------------------------------------------------
 
@@ -393,12 +402,27 @@ class _Visitor:
     # -- what it says --------------------------------------------------------------------------------------------------
 
     async def hear(self, frame: str | bytes) -> None:
-        """Do what a message asks for, or say what is wrong with it."""
-        await self._pace()
-        try:
-            await self._do(parse(frame))
-        except ChatError as exc:
-            await self._refuse(exc)
+        """Do what a message asks for, or say what is wrong with it.
+
+        Where the backplane did not answer in time, then so for the messages that have come meanwhile.
+        """
+        self._until = inf
+        begun = trio.current_time()
+        waiting: str | bytes | None = frame
+        while waiting is not None:
+            await self._pace()
+            try:
+                await self._do(parse(waiting))
+            except ChatError as exc:
+                await self._refuse(exc)
+                if exc.code == "unavailable" and self._until == inf:
+                    self._until = max(begun + _BACKPLANE_SECONDS, trio.current_time() + _MOMENT)
+            if self._until == inf:
+                return
+            waiting = None
+            now = trio.current_time()
+            with trio.move_on_at(min(now, self._until) + _MOMENT):  # who goes on talking is heard in earnest again
+                waiting = await anext(self.ws, None)
 
     async def _do(self, message: ClientMessage) -> None:
         match message:
@@ -408,7 +432,7 @@ class _Visitor:
                 await self._type(message)
             case History():
                 place = self._place(message.room)
-                page = await place.room.history(before=message.before, limit=message.limit)
+                page = await place.room.history(self._until, before=message.before, limit=message.limit)
                 await self.ws.send(place.room.encode_page("older", page))
             case Join():
                 await self._enter(message.room)
@@ -422,7 +446,7 @@ class _Visitor:
 
     async def _say(self, said: Said) -> None:
         place = self._place(said.room, said.client)
-        with _asking(said.room, said.client):
+        with _asking(said.room, said.client, self._until):
             receipt = await self._backplane.publish(
                 place.seat, encode_body(said.text, self._by, said.client), said.client
             )
@@ -434,7 +458,7 @@ class _Visitor:
         now = trio.current_time()
         if now - place.typed_at >= _TYPING_SECONDS:
             place.typed_at = now
-            with _asking(typing.room):
+            with _asking(typing.room, until=self._until):
                 await self._backplane.notify(place.seat, "typing")
 
     # -- rooms ---------------------------------------------------------------------------------------------------------
@@ -451,7 +475,7 @@ class _Visitor:
             return
         if len(self._places) >= MAX_ROOMS:
             raise ChatError("room", "too_many", f"A connection is in at most {MAX_ROOMS} rooms.", room=name)
-        with _asking(name):
+        with _asking(name, until=self._until):
             room = await self._lobby.open_room(name)
             try:
                 seat = await self._backplane.enter(name, self._session, self.name)
@@ -473,7 +497,7 @@ class _Visitor:
     async def _catch_up(self, join: Join) -> None:
         place = self._places[join.room]
         try:
-            await place.room.catch_up(self.ws, place.seat, self.name, join.last)
+            await place.room.catch_up(self.ws, place.seat, self.name, join.last, self._until)
         except ChatError:
             await self._leave(join.room)
             raise
@@ -501,8 +525,8 @@ class _Visitor:
     async def _refuse(self, error: ChatError) -> None:
         """Say what is wrong; end a connection that gets nothing right."""
         await self.ws.send(encode_error(error))
-        if error.code == "unavailable":
-            return  # that is not its fault
+        if error.is_ours or (error.code == "not_joined" and self._until < inf):  # it could not be let in
+            return
         now = trio.current_time()
         self._errors.append(now)
         if len(self._errors) == _ERRORS and now - self._errors[0] < _ERROR_SECONDS:
@@ -510,16 +534,17 @@ class _Visitor:
 
 
 @contextmanager
-def _asking(room: str, client: str | None = None) -> Iterator[None]:
-    """Ask the backplane about a room, and turn its failure into what the client is told."""
+def _asking(room: str, client: str | None = None, until: float = inf) -> Iterator[None]:
+    """Ask the backplane about a room, until then if not so long, and turn its failure into what the client is told."""
     try:
-        with trio.fail_after(_BACKPLANE_SECONDS):
+        with trio.fail_at(min(until, trio.current_time() + _BACKPLANE_SECONDS)):
             yield
     except TooManyRoomsError:
-        raise ChatError("room", "too_many", "There is no place for another room.", room=room, client=client) from None
+        what = "There is no place for another room."
+        raise ChatError("room", "too_many", what, room=room, client=client, is_ours=True) from None
     except (BackplaneError, trio.TooSlowError):
         what = "The room does not answer; try again."
-        raise ChatError("room", "unavailable", what, room=room, client=client) from None
+        raise ChatError("room", "unavailable", what, room=room, client=client, is_ours=True) from None
 
 
 def _now() -> int:

@@ -3,7 +3,8 @@
 Facts: a client's message is one JSON object with a `type`; each type is a dataclass here and its fields are the
 wire's fields. Whatever is wrong with one is a `ChatError` that names the field. The README has the whole table.
 
-Rules: what `parse` returns can be sent to other people as it is. Texts and names are cleaned (control characters
+Rules: what `parse` returns can be sent to other people as it is, and so can what `is_event` admits of that which was
+kept where others can write too. Texts and names are cleaned (control characters
 never reach another person), names of rooms are refused instead, for they are keys that both sides compare; lone
 surrogates, which JSON can escape and UTF-8 cannot say, are refused everywhere. No input makes `parse` raise
 anything else.
@@ -15,6 +16,7 @@ This module imports no trio and knows neither connections nor where history is k
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from dataclasses import dataclass
 from string import ascii_letters, digits
@@ -46,6 +48,7 @@ __all__ = [
     "Leave",
     "Said",
     "Typing",
+    "before_number",
     "encode_body",
     "encode_confirmed",
     "encode_error",
@@ -54,6 +57,8 @@ __all__ = [
     "encode_history",
     "encode_members",
     "encode_welcome",
+    "is_event",
+    "name_key",
     "parse",
 ]
 
@@ -66,7 +71,7 @@ MAX_ROOMS: Final = 128
 MAX_ROOM: Final = 32
 """Characters of a room's name."""
 MAX_NAME: Final = 32
-"""Characters of a person's name, before a number is added."""
+"""Characters of a person's name, with the number that it gets where it is taken."""
 MAX_TEXT: Final = 4096
 """Bytes of a text in UTF-8."""
 MIN_SESSION: Final = 16
@@ -74,6 +79,8 @@ MAX_SESSION: Final = 64
 """Characters of a session's token."""
 MAX_CLIENT: Final = 40
 """Characters of a message's client id; a UUID has 36."""
+MAX_BY: Final = 16
+"""Characters of what a session's messages are marked with: hexadecimal digits."""
 MAX_HISTORY: Final = 50
 """Messages in one answer of history."""
 MAX_MEMBERS: Final = 1000
@@ -82,10 +89,22 @@ MAX_MEMBERS: Final = 1000
 _MAX_ID: Final = 2**53 - 1  # what a JavaScript number counts exactly
 
 _JOINERS: Final = "\u200c\u200d"  # format characters that emoji, Persian and Indic scripts are spelt with
+_FIRST_JOINED: Final = "\u0600"  # Latin, Greek, Cyrillic, Armenian and Hebrew, which have no use for them, come before
+# What nobody sees, and what these are compared as: default-ignorable code points, and the blank pattern of Braille.
+_UNSEEN: Final[dict[int, str | None]] = {
+    **dict.fromkeys([0xAD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810)]),
+    **dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x3164]),
+    **dict.fromkeys([*range(0xFE00, 0xFE10), 0xFEFF, 0xFFA0, *range(0xFFF0, 0xFFF9), *range(0x1BCA0, 0x1BCA4)]),
+    **dict.fromkeys([*range(0x1D173, 0x1D17B), *range(0xE0000, 0xE1000)]),
+    0x2800: " ",
+}
+_SKIN_TONES: Final = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 _UNSPEAKABLE: Final = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 _CONTROLS: Final = {code: None for code in _UNSPEAKABLE if chr(code) not in "\n\t"}
 _TOKEN: Final = frozenset(ascii_letters + digits + "_-")
 _CLIENT_ID: Final = _TOKEN | {"."}
+_BY: Final = frozenset("0123456789abcdef")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -114,10 +133,18 @@ class ChatError(RawwsError):
         code: what is wrong with it, for programs.
         message: what is wrong with it, for people; it never quotes what the client sent.
         room, client: the room and the client id of the message, where it had valid ones.
+        is_ours: whether the fault is the server's, which has no place or cannot reach what it needs.
     """
 
     def __init__(
-        self, field: str, code: ErrorCode, message: str, *, room: str | None = None, client: str | None = None
+        self,
+        field: str,
+        code: ErrorCode,
+        message: str,
+        *,
+        room: str | None = None,
+        client: str | None = None,
+        is_ours: bool = False,
     ) -> None:
         super().__init__(field, code, message)
         self.field = field
@@ -125,6 +152,7 @@ class ChatError(RawwsError):
         self.message = message
         self.room = room
         self.client = client
+        self.is_ours = is_ours
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"
@@ -359,8 +387,8 @@ def _clean_text(path: str, text: str) -> str:
     text = text.translate(_CONTROLS)
     if len(_utf8(path, text)) > MAX_TEXT:
         raise ChatError(path, "too_long", f"A text has at most {MAX_TEXT} bytes of UTF-8.")
-    if not text.strip():
-        raise ChatError(path, "empty", "A text is not empty.")
+    if not any(_is_seen(c) for c in text):
+        raise ChatError(path, "empty", "A text has at least one visible character.")
     return text
 
 
@@ -379,17 +407,27 @@ def _check_room(path: str, room: str) -> str:
     _check_length(path, room, MAX_ROOM, "room's name")
     if room != " ".join(room.split()) or room != unicodedata.normalize("NFC", room):
         raise ChatError(path, "invalid", "A room's name is in NFC, its words one space apart.")
-    if any(unicodedata.category(c) in ("Cc", "Cf") and c not in _JOINERS for c in room):
+    if any(unicodedata.category(c) in ("Cc", "Cf") and not _joins(room, at) for at, c in enumerate(room)):
         raise ChatError(path, "invalid", "A room's name has no control or format characters.")
     return room
+
+
+def _joins(room: str, at: int) -> bool:
+    """Return whether a joiner stands there, and where it shows: within an emoji, or a script that is spelt with it."""
+    around = room[max(at - 1, 0) : at] + room[at + 1 : at + 2]
+    return room[at] in _JOINERS and len(around) == 2 and all(c >= _FIRST_JOINED and c not in _JOINERS for c in around)
 
 
 def _check_length(path: str, value: str, most: int, what: str) -> str:
     if len(value) > most:
         raise ChatError(path, "too_long", f"A {what} has at most {most} characters.")
-    if not any(unicodedata.category(c)[0] in "LNPS" for c in value):
+    if not any(unicodedata.category(c)[0] in "LNPS" and _is_seen(c) for c in value):
         raise ChatError(path, "empty", f"A {what} has at least one visible character.")
     return value
+
+
+def _is_seen(character: str) -> bool:
+    return not character.isspace() and ord(character) not in _UNSEEN
 
 
 def _check_session(path: str, session: str) -> str:
@@ -403,9 +441,13 @@ def _check_session(path: str, session: str) -> str:
 def _check_client(path: str, client: str) -> str:
     if len(client) > MAX_CLIENT:
         raise ChatError(path, "too_long", f"A client id has at most {MAX_CLIENT} characters.")
-    if not client or not _CLIENT_ID.issuperset(client):
+    if not _is_client(client):
         raise ChatError(path, "invalid", "A client id has one or more of A-Z, a-z, 0-9, _, - and the full stop.")
     return client
+
+
+def _is_client(client: str) -> bool:
+    return 0 < len(client) <= MAX_CLIENT and _CLIENT_ID.issuperset(client)
 
 
 def _utf8(path: str, text: str) -> bytes:
@@ -413,6 +455,35 @@ def _utf8(path: str, text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise ChatError(path, "invalid", "Half of a surrogate pair is not a character.") from None
+
+
+# -- names that are taken ------------------------------------------------------------------------------------------
+
+
+def name_key(name: str) -> str:
+    """Return what names are compared by: those that look alike are one, and nobody sees a joiner."""
+    folded = unicodedata.normalize("NFKC", name).casefold().translate(_UNSEEN)
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def before_number(name: str, digits: int) -> tuple[str, str]:
+    """Return what stands before the number of a name that is taken, and before that of its `name_key`.
+
+    It is cut to leave room for so many digits, but not within what is one character to the eye.
+    """
+    room = MAX_NAME - 1 - digits
+    end = min(len(name), room)
+    if end < len(name):
+        while end and _goes_on(name, end):
+            end -= 1
+    before = name[: end or room].rstrip() + " "
+    return before, name_key(before + "0")[:-1]
+
+
+def _goes_on(name: str, at: int) -> bool:
+    """Return whether the character there belongs to the one before."""
+    here = name[at]
+    return name[at - 1] == "\u200d" or here in _JOINERS or here in _SKIN_TONES or unicodedata.category(here)[0] == "M"
 
 
 # -- to a client -----------------------------------------------------------------------------------------------------
@@ -440,6 +511,37 @@ def encode_event(room: str, kind: str, id: int, time: int, name: str, body: str)
     if kind == "typing":
         return f'{{"type":"typing",{head}}}'
     return f'{{"type":"presence","event":"{kind}",{head}}}'
+
+
+def is_event(kind: str, name: str, body: str) -> bool:
+    """Return whether `encode_event` may be given this, which was kept where others can write too.
+
+    A body is spliced into what is sent: it must be, to the letter, what `encode_body` returns of a text that may be
+    sent. What may stand in a text does not depend on a version of Unicode here: processes that share a room agree.
+    """
+    if not 0 < len(name) <= MAX_NAME or _is_unspeakable(name, _UNSPEAKABLE):
+        return False
+    if kind != "message":
+        return not body
+    try:
+        fields = _decoder.decode(body)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(fields, dict):
+        return False
+    by, text, client = (fields.get(key) for key in ("by", "text", "client"))
+    if not isinstance(by, str) or not 0 < len(by) <= MAX_BY or not _BY.issuperset(by):
+        return False
+    if not isinstance(text, str) or not text or _is_unspeakable(text, _CONTROLS) or len(text.encode()) > MAX_TEXT:
+        return False
+    if client is not None and not (isinstance(client, str) and _is_client(client)):
+        return False
+    return body == encode_body(text, by, client)
+
+
+def _is_unspeakable(text: str, controls: dict[int, None]) -> bool:
+    """Return whether there are control characters in a text, or halves of surrogate pairs."""
+    return text.translate(controls) != text or _SURROGATE.search(text) is not None
 
 
 def encode_history(room: str, kind: Literal["recent", "missed", "older"], messages: Iterable[str], more: bool) -> str:

@@ -12,7 +12,8 @@ Rules:
 * A seat is held by a lease of its worker in that room. A worker that is not heard of loses its seats, and learns of
   it when it is back: a `reset` too. A seat that could not be given back is given back later.
 * A worker without a connection waits (as long as its callers let it) and fails nothing but what was under way.
-* What others wrote into streams and channels is skipped, counted in `skipped`, and logged once.
+* What others wrote into streams and channels is skipped, counted in `skipped`, and logged once. An entry with a right
+  head is judged by the application (`expect`), once for all who hear it; skipped, it is no part of the chain.
 
 Cost: for a message one script, and one message to every worker that is in the room; each five seconds one script
 for every room of a worker. coredis, which does the talking, comes with `rawws[redis]`.
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import unicodedata
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, final
@@ -31,6 +31,7 @@ import trio
 
 from . import redis_scripts as scripts
 from .backplane import Backplane, BackplaneError, Deliver, Entry, Page, Receipt, Seat
+from .chat_protocol import before_number, name_key
 from .redis_link import RedisLink
 from .redis_url import RedisUrl
 
@@ -45,6 +46,8 @@ _log: Final = logging.getLogger("rawws.backplane")
 
 _MAX_NAMES: Final = 5000
 """Names that one script can return."""
+_MAX_DIGITS: Final = 6
+"""Digits of the number that tells a name from others that are the same."""
 _PHASES: Final = 16
 """Parts into which the regular reading of all rooms is divided, so that it never takes long at one time."""
 _MAX_TURNS: Final = 64
@@ -127,6 +130,7 @@ class RedisBackplane(Backplane):
     ) -> None:
         self.skipped = 0
         """Entries that others wrote into streams and channels, and that were not passed on."""
+        self._is_own: Callable[[Entry], bool] = lambda _: True
         self._prefix = prefix
         self._presence_timeout = presence_timeout
         self._worker = secrets.token_hex(8)
@@ -198,6 +202,9 @@ class RedisBackplane(Backplane):
 
     # -- the seam ------------------------------------------------------------------------------------------------------
 
+    def expect(self, is_own: Callable[[Entry], bool]) -> None:
+        self._is_own = is_own
+
     async def subscribe(self, room: str, deliver: Deliver) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
         here = self._rooms.get(room)
@@ -233,11 +240,13 @@ class RedisBackplane(Backplane):
         number = next(self._tokens)
         token = self._token(number)
         who = scripts.who_is(session)
-        base = unicodedata.normalize("NFKC", name).casefold()
+        numbered = [each for digits in range(1, _MAX_DIGITS + 1) for each in before_number(name, digits)]
         await self._ready()
         times_anew = here.times_anew
         try:
-            answer = await self._ask(here, scripts.ENTER, who, name, base, token, _flag(here.seats))
+            answer = await self._ask(
+                here, scripts.ENTER, who, name, name_key(name), token, _flag(here.seats), *numbered
+            )
         except BaseException:
             self._owed[token] = (here.keys, who)  # it may have been taken
             raise
@@ -290,10 +299,15 @@ class RedisBackplane(Backplane):
     async def history(self, room: str, *, after: int | None = None, before: int | None = None, limit: int = 50) -> Page:
         await trio.lowlevel.checkpoint_if_cancelled()
         bounds = ["" if bound is None else bound for bound in (after, before)]
-        answer = await self._ask(self._rooms[room], scripts.HISTORY, *bounds, limit)
-        position, gap, skipped, packed = answer
-        entries = [link.entry for link in self._unpack(packed, skipped)]
-        more = len(entries) > limit
+        asked = limit
+        while True:
+            answer = await self._ask(self._rooms[room], scripts.HISTORY, *bounds, asked)
+            position, gap, packed = answer
+            entries = [link.entry for link in self._unpack(packed) if link.entry.kind == "message"]
+            more = len(entries) > limit
+            if more or len(packed) <= asked:
+                break
+            asked *= 2  # of what there is, so much was written by others
         entries = entries[:limit]
         if after is None:
             entries.reverse()
@@ -323,7 +337,12 @@ class RedisBackplane(Backplane):
     async def _ask(self, room: _Room, script: str, *arguments: str | bytes | int, sent: str | None = None) -> Any:
         await self._ready()
         keys = room.keys if sent is None else [*room.keys, scripts.sent_key(room.keys, sent)]
-        return await self._link.call(script, keys, (*self._common, *arguments))
+        return await self._call(script, keys, *arguments)
+
+    async def _call(self, script: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+        skipped, answer = await self._link.call(script, keys, (*self._common, *arguments))
+        self._skip(skipped)
+        return answer
 
     def _token(self, number: int) -> str:
         return f"{self._worker}:{number}"
@@ -365,7 +384,7 @@ class RedisBackplane(Backplane):
         """Give back what is owed; beside the tick, for this may take long, and the leases may not."""
         try:
             for token, (keys, who) in list(self._owed.items()):
-                await self._link.call(scripts.LEAVE, keys, (*self._common, who, token))
+                await self._call(scripts.LEAVE, keys, who, token)
                 self._owed.pop(token, None)
         except BackplaneError as exc:
             _log.info("seats are given back later: %s", exc)
@@ -388,7 +407,10 @@ class RedisBackplane(Backplane):
         elif link.entry.id <= room.delivered:
             pass  # it was read before it was heard
         elif link.before == room.delivered:
-            self._take(room, link.entry)
+            if self._is_own(link.entry):
+                self._take(room, link.entry)
+            else:
+                self._skip(1)
         else:
             self._read_soon(room)
 
@@ -451,23 +473,22 @@ class RedisBackplane(Backplane):
                 after = room.delivered
                 assert after is not None
                 answer = await self._ask(room, scripts.READ, after, _flag(room.seats))
-                position, lost, skipped, said, happened = answer
-                links = self._unpack([*said, *happened], skipped)
+                position, lost, said, happened = answer
+                links = self._unpack([*said, *happened])
                 if lost:
                     # Where more is under way to be heard than is kept, what was forgotten may be among it.
                     is_underway = lost == scripts.ENTRIES_LOST and room.delivered != after
                     if not is_underway and times_anew == room.times_anew:
                         self._start_anew(room, int(position))
-                elif not self._follow(room, sorted(links), all_there=not _is_full(said) and not _is_full(happened)):
+                elif not self._follow(room, sorted(links), after, not _is_full(said) and not _is_full(happened)):
                     self._start_anew(room, int(await self._ask(room, scripts.FORGET)))
         except BackplaneError as exc:
             _log.info("a room is read later: %s", exc)  # with the next connection, or the next tick
         finally:
             room.reading = False
 
-    def _follow(self, room: _Room, links: list[scripts.Link], *, all_there: bool) -> bool:
-        """Take entries that follow each other; return whether the chain holds."""
-        before = room.delivered
+    def _follow(self, room: _Room, links: list[scripts.Link], after: int, all_there: bool) -> bool:
+        """Take entries that follow each other, of those after an id; return whether the chain holds."""
         for link in links:
             assert room.delivered is not None
             if link.entry.id <= room.delivered:
@@ -475,10 +496,10 @@ class RedisBackplane(Backplane):
             if link.before != room.delivered:
                 # The streams were read to different ends: the rest comes with the next reading.
                 room.again = True
-                return not all_there and room.delivered != before
+                return not all_there and room.delivered != after
             self._take(room, link.entry)
         room.again |= not all_there
-        return True
+        return all_there or room.delivered != after  # else what others wrote stands in the way
 
     def _room_of(self, seat: Seat) -> _Room:
         here = self._rooms[seat.room]
@@ -503,9 +524,9 @@ class RedisBackplane(Backplane):
         self._take(room, Entry(max(position, room.delivered or 0), 0, "reset", "", ""))
         self._flush(room)
 
-    def _unpack(self, packed: Sequence[object], skipped: int) -> list[scripts.Link]:
-        links = [link for link in map(scripts.unpack, packed) if link is not None]
-        self._skip(skipped + len(packed) - len(links))
+    def _unpack(self, packed: Sequence[object]) -> list[scripts.Link]:
+        links = [link for link in map(scripts.unpack, packed) if link is not None and self._is_own(link.entry)]
+        self._skip(len(packed) - len(links))
         return links
 
     def _skip(self, number: int) -> None:

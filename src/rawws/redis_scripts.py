@@ -12,7 +12,8 @@ by session, session by what names are compared by, seat by session, arrival by s
 `sent:WHO` (the last client ids of a session). WHO is a digest: a session's token is never stored.
 
 Rules: a script that finds no room begins one; what others wrote into the streams is skipped and counted, never given
-out, and where it blocks a stream the stream begins anew. This module only has text and arithmetic. Cost: a publication
+out, and where none of ours could follow it, it is removed. A script returns how much it has skipped or removed, and
+then its answer. This module only has text and arithmetic. Cost: a publication
 is one script, some 20 commands of constant time.
 """
 
@@ -105,7 +106,10 @@ def unpack(packed: object) -> Link | None:
     size = int(length)
     if size > len(rest) or before >= id:
         return None
-    name, body = rest[:size].decode(errors="replace"), rest[size:].decode(errors="replace")
+    try:
+        name, body = rest[:size].decode(), rest[size:].decode()
+    except UnicodeDecodeError:
+        return None
     return Link(before, Entry(id, time, known, name, body))
 
 
@@ -131,6 +135,8 @@ def unpack_relayed(packed: object) -> str | bytes | None:
 _COMMON: Final = f"""
 local room, messages, events, names, taken, seats, order, leases = unpack(KEYS)
 local worker, lease, keep, most = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+
+local skipped = 0  -- entries that others wrote
 
 local function text(number) return string.format('%.0f', number) end
 -- Beyond an id, whatever others have put behind it.
@@ -159,25 +165,44 @@ local function forget(stream, id)
   end
 end
 
--- Append to a stream; trim it, remembering what went.
-local function append(stream, limit, id, packed)
+-- Remove what others have put behind our entries, unless that is very much, and let ours follow again.
+local function clear(stream)
+  for _ = 1, 100 do
+    local found = redis.pcall('XREVRANGE', stream, '+', beyond(position), 'COUNT', 100)
+    if found.err then return end
+    for _, each in ipairs(found) do redis.call('XDEL', stream, each[1]) end
+    skipped = skipped + #found
+    if #found == 0 then break end
+  end
+  local last = position .. '-18446744073709551615'
+  redis.pcall('XSETID', stream, last, 'ENTRIESADDED', redis.call('XLEN', stream), 'MAXDELETEDID', '0-0')
+end
+
+-- Append to a stream; trim it, remembering what went; return whether that could be done.
+local function add(stream, limit, id, packed)
   local length = redis.pcall('XLEN', stream)
-  if type(length) ~= 'number' then
-    redis.call('DEL', stream)
-    forget(stream, position)
-    length = 0
-  end
-  if length >= limit then
-    local going = redis.call('XRANGE', stream, '-', '+', 'COUNT', length - limit + 1)
-    local last = string.match(going[#going][1], '^%d+')
-    if tonumber(last) <= tonumber(position) then forget(stream, last) end
-  end
+  if type(length) ~= 'number' then return false end
+  local going = length >= limit and redis.call('XRANGE', stream, '-', '+', 'COUNT', length - limit + 1)
   local added = redis.pcall('XADD', stream, 'MAXLEN', limit, id .. '-0', 'e', packed)
-  if type(added) == 'table' and added.err then
-    -- Somebody else's entry has a greater id, and none of ours could ever follow.
-    redis.call('DEL', stream)
-    forget(stream, position)
-    redis.call('XADD', stream, id .. '-0', 'e', packed)
+  if type(added) == 'table' and added.err then return false end
+  if going then
+    local last = string.match(going[#going][1], '^%d+')
+    forget(stream, tonumber(last) <= tonumber(position) and last or position)
+  end
+  return true
+end
+
+-- Append to a stream, whatever others have done to it: put entries behind which none of ours could follow, or made
+-- something else of it.
+local function append(stream, limit, id, packed)
+  if not add(stream, limit, id, packed) then
+    clear(stream)
+    if not add(stream, limit, id, packed) then
+      skipped = skipped + 1
+      redis.call('DEL', stream)
+      forget(stream, position)
+      add(stream, limit, id, packed)
+    end
   end
   redis.call('EXPIRE', stream, keep)
 end
@@ -246,25 +271,30 @@ end
 
 local kinds = {{ message = true, joined = true, left = true, typing = true }}
 
--- What `unpack` (in Python) can read, at the place where it says that it is.
+-- What `unpack` (in Python) can read, but for its letters, at the place where it says that it is; none of ours is
+-- beyond the position.
 local function is_ours(id, fields)
   local packed = fields[2]
   if #fields ~= 2 or fields[1] ~= 'e' or #packed > {_MAX_PACKED} then return false end
   local before, own, time, kind, length, at = string.match(packed, '^(%d+) (%d+) (%d+) (%l+) (%d+) ()')
   return before and own .. '-0' == id and math.max(#before, #own, #time, #length) <= 16 and kinds[kind]
-    and tonumber(before) < tonumber(own) and at - 1 + tonumber(length) <= #packed
+    and tonumber(before) < tonumber(own) and tonumber(own) <= tonumber(position)
+    and at - 1 + tonumber(length) <= #packed
 end
 
--- Up to `want` of our entries of a stream from one id towards another, and how many of others were skipped.
+-- Up to `want` of our entries of a stream from one id towards another.
 local function collect(command, stream, from, to, want)
-  local found, skipped = {{}}, 0
+  local found = {{}}
   while true do
     local batch = redis.pcall(command, stream, from, to, 'COUNT', want - #found)
-    if batch.err then return found, skipped + 1 end
+    if batch.err then
+      skipped = skipped + 1
+      return found
+    end
     for _, each in ipairs(batch) do
       if is_ours(each[1], each[2]) then found[#found + 1] = each[2][2] else skipped = skipped + 1 end
     end
-    if #found >= want or #batch == 0 then return found, skipped end
+    if #found >= want or #batch == 0 then return found end
     from = '(' .. batch[#batch][1]
   end
 end
@@ -283,17 +313,23 @@ local function goes_past(id)
 end
 """
 
-READ: Final = (
-    _COMMON
-    + f"""
--- AFTER (or empty), SEATED -> position, what is lost, skipped, messages, events
+
+def _script(body: str) -> str:
+    """Return a script that returns what was skipped, and what `body` returns."""
+    return (
+        f"{_COMMON}\nlocal function answer()\n{body}\nend\nlocal answered = answer()\nreturn {{ skipped, answered }}\n"
+    )
+
+
+READ: Final = _script(f"""
+-- AFTER (or empty), SEATED -> position, what is lost, messages, events
 local after, seated = ARGV[5], ARGV[6]
 reap()
-if is_lost(seated) then return {{ position, {SEATS_LOST}, 0, {{}}, {{}} }} end
+if is_lost(seated) then return {{ position, {SEATS_LOST}, {{}}, {{}} }} end
 if seated == '1' then renew() end
 -- Together, however long nobody has said anything: what of a room is gone alone would be missed by nobody.
 for _, key in ipairs({{ room, messages, events }}) do redis.call('EXPIRE', key, keep) end
-if after == '' then return {{ position, 0, 0, {{}}, {{}} }} end
+if after == '' then return {{ position, 0, {{}}, {{}} }} end
 if tonumber(after) > tonumber(position) then
   -- Redis has forgotten what it had told: go on beyond that, and let nobody believe that nothing is missing.
   position = text(math.max(tonumber(after) + 1, micro))
@@ -302,46 +338,36 @@ if tonumber(after) > tonumber(position) then
   forget(events, position)
 end
 if tonumber(after) < tonumber(forgotten[messages]) or tonumber(after) < tonumber(forgotten[events]) then
-  return {{ position, {ENTRIES_LOST}, 0, {{}}, {{}} }}
+  return {{ position, {ENTRIES_LOST}, {{}}, {{}} }}
 end
-local said, skipped = collect('XRANGE', messages, beyond(after), '+', {READ_AT_ONCE})
-local happened, more = collect('XRANGE', events, beyond(after), '+', {READ_AT_ONCE})
-return {{ position, 0, skipped + more, said, happened }}
-"""
-)
+local said = collect('XRANGE', messages, beyond(after), '+', {READ_AT_ONCE})
+local happened = collect('XRANGE', events, beyond(after), '+', {READ_AT_ONCE})
+return {{ position, 0, said, happened }}
+""")
 
-FORGET: Final = (
-    _COMMON
-    + """
+FORGET: Final = _script("""
 -- Whoever has seen anything has missed something -> position
 forget(messages, position)
 forget(events, position)
 return position
-"""
-)
+""")
 
-HISTORY: Final = (
-    _COMMON
-    + """
--- AFTER or BEFORE (or both empty), LIMIT -> position, whether there is a gap, skipped, messages (newest first
--- without AFTER), one more than LIMIT if there are
+HISTORY: Final = _script("""
+-- AFTER or BEFORE (or both empty), LIMIT -> position, whether there is a gap, messages (newest first without AFTER),
+-- one more than LIMIT if there are
 local after, before, want = ARGV[5], ARGV[6], tonumber(ARGV[7]) + 1
 if after == '' then
-  local found, skipped = collect('XREVRANGE', messages, before == '' and '+' or '(' .. before .. '-0', '-', want)
-  return { position, 0, skipped, found }
+  return { position, 0, collect('XREVRANGE', messages, before == '' and '+' or '(' .. before .. '-0', '-', want) }
 end
 if tonumber(after) < tonumber(forgotten[messages]) or tonumber(after) > tonumber(position) or goes_past(after) then
-  return { position, 1, 0, {} }
+  return { position, 1, {} }
 end
-local found, skipped = collect('XRANGE', messages, beyond(after), '+', want)
-return { position, 0, skipped, found }
-"""
-)
+return { position, 0, collect('XRANGE', messages, beyond(after), '+', want) }
+""")
 
-ENTER: Final = (
-    _COMMON
-    + """
--- WHO, NAME, what it is compared by, TOKEN, SEATED -> name; nothing where the caller's other seats are lost
+ENTER: Final = _script("""
+-- WHO, NAME, what it is compared by, TOKEN, SEATED, and what stands before a number of one digit, of two and so on, in
+-- the name and in what it is compared by -> name; nothing where the caller's other seats are lost
 local who, wanted, base, token, seated = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 reap()
 if is_lost(seated) then return {} end
@@ -356,7 +382,8 @@ if not seat then
   local name, key, number = wanted, base, 1
   while redis.call('HEXISTS', taken, key) == 1 do
     number = number + 1
-    name, key = wanted .. ' ' .. number, base .. ' ' .. number
+    local at = 8 + 2 * #tostring(number)
+    name, key = ARGV[at] .. number, ARGV[at + 1] .. number
   end
   seat = { wanted = wanted, key = key }
   redis.call('HSET', names, who, name)
@@ -369,32 +396,23 @@ seat.holds = holds
 redis.call('HSET', seats, who, cjson.encode(seat))
 renew()
 return { redis.call('HGET', names, who) }
-"""
-)
+""")
 
-LEAVE: Final = (
-    _COMMON
-    + """
+LEAVE: Final = _script("""
 -- WHO, TOKEN -> id, time, name where that was the end of the seat
 local name = release(ARGV[5], function(token) return token == ARGV[6] end)
 if name then return { position, text(milli), name } end
 return {}
-"""
-)
+""")
 
-PEOPLE: Final = (
-    _COMMON
-    + """
+PEOPLE: Final = _script("""
 -- LIMIT -> number, names
 local present = redis.call('ZRANGE', order, 0, ARGV[5] - 1)
 if #present == 0 then return { 0, {} } end
 return { redis.call('ZCARD', order), redis.call('HMGET', names, unpack(present)) }
-"""
-)
+""")
 
-PUBLISH: Final = (
-    _COMMON
-    + f"""
+PUBLISH: Final = _script(f"""
 -- WHO, BODY, CLIENT (or empty) -> id, time, whether it was there already; nothing where the seat is lost
 local who, body, client = ARGV[5], ARGV[6], ARGV[7]
 local name = redis.call('HGET', names, who)
@@ -412,16 +430,12 @@ if client ~= '' then
   redis.call('EXPIRE', KEYS[9], {_REMEMBERED_SECONDS})
 end
 return {{ position, text(milli), 0 }}
-"""
-)
+""")
 
-NOTIFY: Final = (
-    _COMMON
-    + """
+NOTIFY: Final = _script("""
 -- WHO, KIND -> anything; nothing where the seat is lost
 local name = redis.call('HGET', names, ARGV[5])
 if not name then return {} end
 note(ARGV[6], name, '')
 return { 1 }
-"""
-)
+""")
