@@ -156,6 +156,16 @@ class MemoryTransport(Transport):
             assert self.alarm > self.clock, "the receiver would be asked for ever"
         self.clock = until
 
+    def half_close(self) -> None:
+        """Let the peer's FIN arrive, as often as the receiver reads up to it; the stream ends if that is all."""
+        assert not self.ended
+        with self.cork():
+            stays = self.closing_by is None and not self.aborted and self.receiver.half_closed()
+        if stays:
+            self.pause()
+        else:
+            self.eof()
+
     def eof(self, error: Exception | None = None) -> None:
         """End the stream."""
         assert not self.ended

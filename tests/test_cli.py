@@ -18,6 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 import rawws
 from rawws import cli
@@ -348,6 +354,18 @@ class TestMistakes:
             r"rawws: --tls-cert \S+: no certificate in PEM with the key that belongs to it \(\w+\); .*\n",
             capsys.readouterr().err,
         )
+
+    def test_a_key_with_a_password_is_one_line(
+        self, served: dict[str, Any], certificate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        key = load_pem_private_key((certificate / "key.pem").read_bytes(), None)
+        encrypted = tmp_path / "encrypted.pem"
+        encrypted.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password"))
+        )
+        assert cli.main(["--tls-cert", str(certificate / "cert.pem"), "--tls-key", str(encrypted)]) == 2
+        assert re.fullmatch(r"rawws: the key of --tls-cert is encrypted; decrypt it with .*\n", capsys.readouterr().err)
+        assert served == {}
 
     def test_a_folder_that_is_too_large_or_a_policy_that_is_none(
         self, served: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -117,7 +117,7 @@ class TestTalking:
         async with (
             serving(script, driver) as connect,
             connect(
-                "/x?y", headers=[("X-One", "1")], origin="https://example.com", subprotocols=["superchat", "chat"]
+                "/x?y", headers={"X-One": "1"}, origin="https://example.com", subprotocols=["superchat", "chat"]
             ) as ws,
         ):
             assert ws.subprotocol == "chat"

@@ -56,6 +56,7 @@ class Application(Connection):
 
     Attributes:
         told: messages, `("closing", closed)` and `("closed", closed)`, in order.
+        answers: whether it still has something to say when the peer's FIN has come.
         on_message, on_closing, on_closed: called at each of these; what they raise is a crash.
     """
 
@@ -65,6 +66,7 @@ class Application(Connection):
         self.told: list[Any] = []
         self.pongs: list[bytes] = []
         self.wakes = 0
+        self.answers = False
         self.on_message: Callable[[str | bytes], object] = lambda message: None
         self.on_closing: Callable[[], object] = lambda: None
         self.on_closed: Callable[[], object] = lambda: None
@@ -94,7 +96,7 @@ class Application(Connection):
         if self._queue:
             return self._take()
         if self._exhausted:
-            if self._state is State.FAILED:
+            if self._state is State.FAILED or self._state is State.HALF_CLOSED:
                 self._happen(Event.LOCAL_CLOSE)
                 self._settle()
             assert self._closed is not None
@@ -128,6 +130,9 @@ class Application(Connection):
     def _say_closed(self, closed: ConnectionClosed) -> None:
         self.told.append(("closed", closed))
         self._call(self.on_closed)
+
+    def _may_answer(self) -> bool:
+        return self.answers
 
     def _pong(self, payload: bytes) -> None:
         self.pongs.append(payload)
@@ -235,13 +240,14 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 class TestTransitions:
     EXPECTED: Final = {
-        #            ACCEPT        LOCAL_CLOSE PEER_CLOSE     FAILURE   EOF       TIMEOUT       CUT
-        "CONNECTING": "OPEN        CLOSED      CONNECTING     CONNECTING CLOSED   CLOSED        CLOSED",
-        "OPEN": "       OPEN        CLOSING     PEER_CLOSED    FAILED     CLOSED   OPEN          CLOSED",
-        "PEER_CLOSED": "PEER_CLOSED CLOSED     PEER_CLOSED    PEER_CLOSED CLOSED  CLOSED        CLOSED",
-        "FAILED": "     FAILED      CLOSED      FAILED         FAILED     CLOSED   CLOSED        CLOSED",
-        "CLOSING": "    CLOSING     CLOSING     CLOSED         CLOSED     CLOSED   CLOSED        CLOSED",
-        "CLOSED": "     CLOSED      CLOSED      CLOSED         CLOSED     CLOSED   CLOSED        CLOSED",
+        #            ACCEPT        LOCAL_CLOSE PEER_CLOSE     FAILURE     FIN         EOF      TIMEOUT       CUT
+        "CONNECTING": "OPEN        CLOSED      CONNECTING     CONNECTING  CONNECTING  CLOSED   CLOSED        CLOSED",
+        "OPEN": "       OPEN        CLOSING     PEER_CLOSED    FAILED      HALF_CLOSED CLOSED   OPEN          CLOSED",
+        "PEER_CLOSED": "PEER_CLOSED CLOSED      PEER_CLOSED    PEER_CLOSED PEER_CLOSED CLOSED   CLOSED        CLOSED",
+        "FAILED": "     FAILED      CLOSED      FAILED         FAILED      FAILED      CLOSED   CLOSED        CLOSED",
+        "HALF_CLOSED": "HALF_CLOSED CLOSED      HALF_CLOSED    HALF_CLOSED HALF_CLOSED CLOSED   CLOSED        CLOSED",
+        "CLOSING": "    CLOSING     CLOSING     CLOSED         CLOSED      CLOSING     CLOSED   CLOSED        CLOSED",
+        "CLOSED": "     CLOSED      CLOSED      CLOSED         CLOSED      CLOSED      CLOSED   CLOSED        CLOSED",
     }
 
     def test_the_table_has_every_cell_and_each_leads_where_it_should(self) -> None:
@@ -275,7 +281,7 @@ class TestTransitions:
         app = Application(transport)
         if state is not State.CONNECTING:
             app.open()
-        if state in (State.PEER_CLOSED, State.FAILED):
+        if state in (State.PEER_CLOSED, State.FAILED, State.HALF_CLOSED):
             app._end(ConnectionClosed(CloseCode.PROTOCOL_ERROR, "", "us"))
         if state in (State.CLOSING, State.CLOSED):
             app.close_nowait()
@@ -385,6 +391,7 @@ class TestMessagesAndControlFrames:
             connection._wake,
             lambda: connection._say_closing(closed),
             lambda: connection._say_closed(closed),
+            connection._may_answer,
             lambda: connection._pong(b""),
             connection._accept,
             lambda: receiver.data(b"", 0.0),
@@ -1294,6 +1301,7 @@ class TestSlowConsumers:
         assert [first for first, _ in sent[5:]] == [0x88]
         assert sent[5][1] == b"\x03\xf5send buffer full: 200020 bytes wait, none left for 3.2 s"
         assert app.ends[0][:2] == ("closing", 1013)
+        assert app.slow_consumer_actions == {"close": 1}  # the goodbye found no room, which is not counted again
 
     def test_after_a_refused_message_none_is_taken_although_the_peer_reads_meanwhile(self) -> None:
         transport, app, messages = self.full()

@@ -39,10 +39,11 @@ RANK: Final = {
     State.OPEN: 1,
     State.PEER_CLOSED: 2,
     State.FAILED: 2,
+    State.HALF_CLOSED: 2,
     State.CLOSING: 3,
     State.CLOSED: 4,
 }
-CAN_SEND: Final = (State.OPEN, State.PEER_CLOSED, State.FAILED)
+CAN_SEND: Final = (State.OPEN, State.PEER_CLOSED, State.FAILED, State.HALF_CLOSED)
 POLICIES: Final[list[SlowConsumerPolicy]] = ["close", "drop_newest", "drop_oldest"]
 SIZES: Final = st.sampled_from([0, 6, 125, 126, 2_000, 20_000, MAX_MESSAGE])
 RARELY: Final = st.sampled_from([False, False, False, False, True])
@@ -134,6 +135,9 @@ class WholeConnection(RuleBasedStateMachine):
         self.sent: list[bytes] = []
         self.fragments: list[bytes] = []
         self.peer_has_ended = False
+        # Whether the peer has sent its FIN, and whether that came before any Close.
+        self.fin = False
+        self.needs_no_close = False
         # What a handler has received.
         self.taken: list[str | bytes] = []
         # What was accepted for sending, in the order in which it is to leave; what is being written in pieces, and
@@ -328,6 +332,9 @@ class WholeConnection(RuleBasedStateMachine):
             delivered = len(self.app.messages) if transport.queued > HIGH_WATER else None
             transport.data(piece)
             assert delivered in (None, len(self.app.messages)), "a peer that does not read is not read from"
+        elif self.fin and not (piece or transport.paused or over):
+            transport.half_close()
+            self.needs_no_close = self.needs_no_close or self.app.state() in (State.HALF_CLOSED, State.CLOSED)
 
     @rule(size=st.sampled_from([1, 7, 100, 10_000, READ_SIZE]))
     def bytes_arrive(self, size: int) -> None:
@@ -347,6 +354,12 @@ class WholeConnection(RuleBasedStateMachine):
     def the_stream_ends(self, error: Exception | None, really: bool) -> None:
         if really or self.transport.aborted:
             self.transport.eof(error)
+
+    @rule(answers=st.booleans(), really=RARELY)
+    def the_peer_sends_fin(self, answers: bool, really: bool) -> None:
+        if really:
+            self.peer_has_ended = self.fin = True
+            self.app.answers = answers and self.queue
 
     @precondition(lambda self: self.transport.blocked)
     @rule(really=RARELY)
@@ -448,7 +461,7 @@ class WholeConnection(RuleBasedStateMachine):
             # Nothing that was accepted, and not dropped by its policy, is lost; and who ends is answered.
             assert len(peer.messages) == app.messages_sent
             assert transport.queued == app._backlog_size == 0
-            assert (peer.close is not None) == (app.state() is not State.OPEN)
+            assert (peer.close is not None) == (app.state() is not State.OPEN and not self.needs_no_close)
             if self.peer_has_ended:
                 assert app.state() is State.CLOSED
         if not self.discarded and not peer.on_the_way:

@@ -94,6 +94,8 @@ class TestOrigin:
         assert await status(data, origins=["https://partner.example"]) == 101
         assert await status(data, origins=["http://partner.example"]) == 403
         assert await status(data, origins="*") == 101
+        own = from_page("bank.example", "https://bank.example")
+        assert await status(own, origins=["https://partner.example"]) == 101
 
 
 class TestHost:

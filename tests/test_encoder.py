@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -147,11 +147,20 @@ class TestClosePayload:
         with pytest.raises(ValueError, match=f"{code} may not be sent"):
             close_payload(code)
 
-    @pytest.mark.parametrize("code", [None, 1005])
-    def test_no_code_is_an_empty_payload_and_takes_no_reason(self, code: int | None) -> None:
-        assert close_payload(code) == b""
+    def test_no_code_is_an_empty_payload_and_takes_no_reason(self) -> None:
+        assert close_payload(1005) == b""
         with pytest.raises(ValueError, match="needs a close code"):
-            close_payload(code, "why")
+            close_payload(1005, "why")
+
+    @pytest.mark.parametrize("code", [None, 1000.0, 3000.5, "1000"])
+    def test_what_is_no_code_is_a_value_error(self, code: Any) -> None:
+        with pytest.raises(ValueError, match=f"{code!r} may not be sent"):
+            close_payload(code)
+
+    @pytest.mark.parametrize("reason", [None, b"why"])
+    def test_what_is_no_reason_is_a_type_error(self, reason: Any) -> None:
+        with pytest.raises(TypeError, match="a reason is str"):
+            close_payload(1000, reason)
 
     def test_a_lone_surrogate_in_a_reason_is_a_value_error(self) -> None:
         with pytest.raises(ValueError, match="surrogates"):
@@ -406,7 +415,7 @@ def test_a_close_is_what_wsproto_makes_of_it(code: int | None, reason: str) -> N
     if code is None:
         reason = ""
     expected = FrameProtocol(False, []).close(code, reason)
-    assert server().control(CLOSE, close_payload(code, reason)) == expected
+    assert server().control(CLOSE, close_payload(1005 if code is None else code, reason)) == expected
 
 
 @given(pieces=st.lists(st.binary(max_size=200), min_size=1, max_size=5), text=st.booleans())

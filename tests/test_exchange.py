@@ -261,7 +261,8 @@ class TestUpgrade:
         ("arguments", "start", "body"),
         [
             ((), b"HTTP/1.1 403 Forbidden\r\n", b"Forbidden.\n"),
-            ((401, "Who are you?"), b"HTTP/1.1 401 Unauthorized\r\n", b"Who are you?\n"),
+            ((401, "Who are you?"), b"HTTP/1.1 401 Unauthorized\r\n", b"Who are you?"),
+            ((401, "", {"WWW-Authenticate": "Basic"}), b"HTTP/1.1 401 Unauthorized\r\n", b"Unauthorized.\n"),
             ((302, b"\x00", [("Location", "/x")]), b"HTTP/1.1 302 Found\r\nLocation: /x\r\n", b"\x00"),
         ],
     )

@@ -375,7 +375,7 @@ def test_a_listed_origin_passes_whatever_the_host(origin: str | None) -> None:
         "http://example.com",
         "https://example.com:8443",
         "http://localhost:80000",
-        "https://elsewhere",
+        "https://elsewhere:8443",
         "null",
         "x",
     ],
@@ -384,6 +384,13 @@ def test_an_origin_that_is_not_listed_is_refused_with_403(origin: str) -> None:
     with pytest.raises(HandshakeError) as caught:
         check_origin(request_from(origin, "elsewhere"), LISTED)
     assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("origins", [[], LISTED, ["null"]])
+def test_a_list_widens_what_passes_and_the_servers_own_origin_is_always_among_it(origins: Collection[str]) -> None:
+    check_origin(request_from("http://a:8000", "a:8000"), origins)
+    with pytest.raises(HandshakeError):
+        check_origin(request_from("http://a:80", "a:8000"), origins)
 
 
 def test_null_passes_only_when_it_is_listed() -> None:

@@ -21,6 +21,12 @@ def test_a_bound_is_positive(name: str, value: Any) -> None:
         Limits(**{name: value})
 
 
+@pytest.mark.parametrize("name", sorted({*NUMBERS} - {"max_fragments"}))
+def test_a_bound_is_a_number(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a number, not None; math.inf turns a deadline off$"):
+        Limits(**{name: None})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", TIMES)
 def test_a_deadline_can_be_turned_off(name: str) -> None:
     assert getattr(Limits(**{name: inf}), name) == inf  # type: ignore[arg-type]
@@ -33,7 +39,9 @@ def test_a_slow_consumer_has_one_of_three_policies(policy: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["drop", "", None, 1])
 def test_any_other_policy_is_a_value_error(policy: Any) -> None:
-    with pytest.raises(ValueError, match=r"^slow_consumer must be 'close', 'drop_newest' or 'drop_oldest'$"):
+    with pytest.raises(
+        ValueError, match=f"^slow_consumer must be 'close', 'drop_newest' or 'drop_oldest', not {policy!r}$"
+    ):
         Limits(slow_consumer=policy)
 
 

@@ -128,7 +128,7 @@ async def test_a_broadcast_goes_to_all_but_the_excluded(server: rawws.Server, ro
         for client in (first, second, third):
             await client.open()
         one, two, _ = room.sockets
-        assert room.manager.broadcast(b"\x00\xff") == (3, 0, 0)
+        assert room.manager.broadcast(b"\x00\xff", exclude=None) == (3, 0, 0)
         assert room.manager.broadcast("not one", exclude=one).sent == 2
         assert room.manager.broadcast("just three", exclude=[one, two]).sent == 1
         for client in (first, second, third):
@@ -143,8 +143,14 @@ async def test_a_wrong_message_is_an_error_before_anybody_gets_it(server: rawws.
         await client.open()
         with pytest.raises(ValueError, match="surrogate"):
             room.manager.broadcast("\ud800")
-        with pytest.raises(TypeError):
-            room.manager.broadcast(object())  # type: ignore[arg-type]
+        for message in (object(), 5, [65, 66], {65: 1}, None):
+            with pytest.raises(TypeError, match="a message is str or bytes"):
+                room.manager.broadcast(message)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="policy must be"):
+            room.manager.broadcast("x", policy="drop")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="policy must be"):
+            room.manager.join(room.sockets[0], "tea", policy="drop")  # type: ignore[arg-type]
+        assert room.manager.rooms == ()
         room.manager.broadcast("fine")
         assert await client.frame() == (TEXT, b"fine")
 

@@ -210,6 +210,7 @@ REFUSED = [
     pytest.param(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two-hosts-in-http-1.0"),
     pytest.param(b"GET http://a/ HTTP/1.1\r\nHost: b/\r\n\r\n", 400, id="bad-host-beside-absolute-target"),
     pytest.param(with_target(b"http://b/"), 400, id="32-other-host-in-absolute-target"),
+    pytest.param(with_target(b"http://a:443/"), 400, id="32-the-other-schemes-port-in-absolute-target"),
     pytest.param(with_target(b"http://a:81/"), 400, id="32-other-port-in-absolute-target"),
     *(
         pytest.param(with_host(host), 400, id=f"host-{name}")
@@ -282,6 +283,10 @@ def test_the_answer_to_a_bad_head_has_a_reason_closes_and_quotes_nothing(data: b
         pytest.param(with_target(b"/%C3%A9%2Fx%20?%C3%A9"), "/é/x ", "%C3%A9", "a", id="escapes"),
         pytest.param(with_target(b"//evil/x"), "//evil/x", "", "a", id="two-slashes-are-a-path"),
         pytest.param(with_target(b"http://b:81/x?y", b"b:81"), "/x", "y", "b:81", id="32-absolute-form"),
+        pytest.param(
+            with_target(b"http://b:80/x", b"b"), "/x", "", "b:80", id="32-absolute-form-with-the-default-port"
+        ),
+        pytest.param(with_target(b"HTTPS://b/x", b"b:443"), "/x", "", "b", id="32-absolute-form-without-it"),
         pytest.param(with_target(b"WSS://B/x", b"b"), "/x", "", "B", id="32-absolute-form-in-upper-case"),
         pytest.param(with_target(b"ws://b?y", b"b"), "/", "y", "b", id="32-absolute-form-without-path"),
         pytest.param(with_target(b"https://[::1]:80", b"[::1]:80"), "/", "", "[::1]:80", id="32-absolute-host-alone"),

@@ -752,6 +752,10 @@ class TestLimits:
                     await echoes(first)
                     async with connected_from(server, "127.0.0.2") as second:
                         assert (await second.answer()).status == 503
+                        await first.stream.aclose()
+                        await trio.testing.wait_all_tasks_blocked(0.05)
+                        async with connected_from(server, "127.0.0.2") as third:
+                            await echoes(third)  # though the second may still read why
                     async with connected_from(server, "127.0.0.3") as other:
                         await echoes(other)
                 await trio.testing.wait_all_tasks_blocked(0.05)

@@ -44,6 +44,15 @@ class TestChecks:
         with pytest.raises(TypeError, match="an application is"):
             Site(app)
 
+    @pytest.mark.parametrize("name", ["on_open", "on_message", "on_closing", "on_close"])
+    def test_a_callback_that_nobody_would_await_is_a_type_error(self, name: str) -> None:
+        async def callback(*_: object) -> None:
+            """Never run."""
+
+        app = type("Late", (rawws.Protocol,), {name: callback})()
+        with pytest.raises(TypeError, match=rf"^Late\.{name} is an async function"):
+            Site({"/": app})
+
     @pytest.mark.parametrize("path", ["", "echo", "/echo?x=1", "/echo#top"])
     def test_a_path_that_no_request_has_is_a_value_error(self, path: str) -> None:
         with pytest.raises(ValueError, match="begins with a slash"):

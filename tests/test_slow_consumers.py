@@ -114,6 +114,8 @@ async def test_a_rooms_policy_wins_over_the_connections_and_a_broadcasts_over_bo
         manager.join(ws, "strict")
         while manager.broadcast(text(0), room="patient").dropped == 0:
             await settle(1)
+        with pytest.raises(ValueError, match="policy must be"):
+            ws.send_nowait("x", policy="drop")  # type: ignore[arg-type]
         assert ws.slow_consumer_actions == {"drop_newest": 1}
         assert manager.broadcast(text(1), room="forgetful").queued == 1
         assert ws.slow_consumer_actions == {"drop_newest": 1, "drop_oldest": 1}

@@ -41,6 +41,8 @@ KIB = 1024
 MIB = 1024 * 1024
 FAST = Limits(accept_timeout=1e6, close_timeout=1e6, ping_interval=1e6, send_timeout=1e6)
 """Limits whose deadlines no test reaches."""
+NOT_CUT_SHORT = pytest.mark.parametrize("driver", ["reactor", "stream"], indirect=True)
+"""For tests of a FIN that is all: TLS that ends so was cut short, and lets nothing be answered."""
 
 
 @pytest.fixture(params=DRIVERS)
@@ -148,7 +150,7 @@ class TestOpening:
                 await ws.accept(subprotocol="c")
             with pytest.raises(ValueError):  # noqa: PT011
                 await ws.accept(headers=[("X", "a\r\nb")])
-            await ws.accept(subprotocol="b", headers=[("Set-Cookie", "k=v")])
+            await ws.accept(subprotocol="b", headers={"Set-Cookie": "k=v"})
             head = await peer.head()
             assert b"Sec-WebSocket-Protocol: b\r\n" in head
             assert b"Set-Cookie: k=v\r\n" in head
@@ -204,7 +206,7 @@ class TestOpening:
             answer = await peer.rest()
             assert answer.startswith(b"HTTP/1.1 401 ")
             assert b"WWW-Authenticate: Basic\r\n" in answer
-            assert answer.endswith(b"\r\n\r\nWho are you?\n")
+            assert answer.endswith(b"\r\n\r\nWho are you?")
             await peer.stream.aclose()
             await done.wait()
 
@@ -385,6 +387,21 @@ class TestReceiving:
             assert got == ["by hand"]
             await peer.send(frame(TEXT, b"next"))
             assert await ws.receive() == "next"
+
+    async def test_message_and_close_at_once_deliver_the_message(self, driver: Driver) -> None:
+        async with driver.open() as (ws, _peer):
+            got: list[str | bytes] = []
+
+            async def receive() -> None:
+                got.extend([message async for message in ws])
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await settle()
+                ws._deliver("")  # the task is given this one ...
+                ws._deliver("behind it")
+                ws.close_nowait()  # ... and the close discards the other
+            assert got == [""]
 
     async def test_second_concurrent_receive_is_busy(self, driver: Driver) -> None:
         async with driver.open() as (ws, peer), trio.open_nursery() as nursery:
@@ -728,6 +745,160 @@ class TestEnding:
             with pytest.raises(ConnectionClosed):
                 await ws.send("x")
 
+    @NOT_CUT_SHORT
+    async def test_what_came_before_fin_is_answered_however_long_it_takes(self, driver: Driver) -> None:
+        ended: list[tuple[int, str]] = []
+
+        async def echo(ws: rawws.WebSocket) -> None:
+            try:
+                async for message in ws:
+                    await settle(50)
+                    await ws.send(message)
+            finally:
+                assert ws.closed is not None
+                ended.append((ws.closed.code, ws.closed.by))
+
+        async with driver.serve(echo, limits=FAST) as connect:
+            for count in (1, 3, 40):  # 16 fill the receive queue
+                peer = await connect()
+                await peer.open()
+                await peer.send(b"".join(frame(TEXT, b"%d" % number) for number in range(count)))
+                await peer.eof()
+                assert [await peer.text() for _ in range(count)] == [str(number) for number in range(count)]
+                assert await peer.rest() == b""
+            peer = await connect()
+            await peer.send(REQUEST + frame(TEXT, b"early"))
+            await peer.eof()
+            await peer.head()
+            assert await peer.text() == "early"
+            assert await peer.rest() == b""
+            peer = await connect()
+            await peer.send(REQUEST + frame(TEXT, b"early") + close(4000))
+            await peer.eof()
+            await peer.head()
+            assert await peer.text() == "early"
+            assert (await peer.close_frame())[0] == 4000
+            assert await peer.rest() == b""
+        assert ended == [(1006, "network")] * 4 + [(4000, "peer")]
+
+    @NOT_CUT_SHORT
+    async def test_fin_ends_a_waiting_receive_at_once_and_a_handler_that_never_asks_in_time(
+        self, driver: Driver, clock: MockClock
+    ) -> None:
+        async with driver.open(limits=FAST) as (ws, peer):  # there is nothing to answer
+            await peer.eof()
+            assert await ws.wait_closed() is ws.closed
+            assert await peer.rest() == b""
+        async with driver.open(limits=Limits(close_timeout=3)) as (ws, peer):
+            await peer.send(frame(TEXT, b"x"))
+            await peer.eof()
+            await settle()
+            assert ws.send_nowait("can be heard") is not SendStatus.CLOSED
+            assert await peer.text() == "can be heard"
+            assert end_of(ws) == (1006, "network")
+            began = trio.current_time()
+            assert await ws.wait_closed() is ws.closed
+            assert 2.9 <= trio.current_time() - began < 4
+            assert ws.send_nowait("x") is SendStatus.CLOSED
+            assert await peer.rest() == b""
+        async with driver.open(limits=FAST) as (ws, peer), trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                with pytest.raises(ConnectionClosed):
+                    await ws.receive()
+
+            nursery.start_soon(receive)
+            await settle()
+            await peer.eof()
+            assert await peer.rest() == b""
+            assert await ws.wait_closed() is ws.closed
+
+    @NOT_CUT_SHORT
+    @pytest.mark.parametrize("how", ["close", "return", "cut"])
+    async def test_after_fin_a_handler_ends_without_a_close_frame(self, driver: Driver, how: str) -> None:
+
+        async def handler(ws: rawws.WebSocket) -> None:
+            await ws.accept()
+            await read.wait()
+            await settle()
+            if how == "close":
+                await ws.close(4000)
+            elif how == "cut":
+                ws.cut()
+            assert how == "return" or await ws.wait_closed() is ws.closed
+            closed.append(ws)
+
+        read = trio.Event()
+        closed: list[rawws.WebSocket] = []
+        async with driver.serve(handler, limits=FAST) as connect:
+            peer = await connect()
+            await peer.open()
+            await peer.send(frame(TEXT, b"never received"))
+            await peer.eof()
+            await settle()
+            read.set()
+            assert await peer.rest() == b""
+        assert end_of(closed[0]) == ((1001, "us") if how == "cut" else (1006, "network"))
+
+    async def test_who_has_only_to_wait_for_the_end_does_not_delay_it(self, driver: Driver) -> None:
+        async def only_waits(ws: rawws.WebSocket) -> None:
+            await ws.accept()
+            ended.append((await ws.wait_closed()).code)
+
+        async def reads_first(ws: rawws.WebSocket) -> None:
+            async for message in ws:
+                await ws.send(message)
+            ended.append((await ws.wait_closed()).code)
+
+        async def has_a_reader(ws: rawws.WebSocket) -> None:
+            async def read() -> None:
+                async for message in ws:
+                    await settle(50)
+                    await ws.send(message)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                ended.append((await ws.wait_closed()).code)
+
+        ended: list[int] = []
+        apps = {"/only": only_waits, "/first": reads_first, "/reader": has_a_reader}
+        async with driver.serve(apps, limits=FAST) as connect:
+            for path in apps:
+                peer = await connect()
+                await peer.open(request(path))
+                if path != "/only":
+                    await peer.send(frame(TEXT, b"a") + frame(TEXT, b"b"))
+                await peer.send(close(4000))
+                if path != "/only":
+                    assert [await peer.text(), await peer.text()] == ["a", "b"]
+                assert (await peer.close_frame())[0] == 4000
+                assert await peer.rest() == b""
+                await peer.stream.aclose()
+            await settle()
+            assert ended == [4000] * 3
+            peer = await connect()
+            await peer.open(request("/only"))
+            await peer.send(frame(0x3))
+            assert (await peer.close_frame())[0] == 1002
+            assert await peer.rest() == b""
+            if driver.name != "tls":
+                peer = await connect()
+                await peer.open(request("/only"))
+                await peer.eof()
+                assert await peer.rest() == b""
+
+    async def test_somebody_elses_wait_for_the_end_says_nothing_for_the_handler(self, driver: Driver) -> None:
+        async with driver.open(limits=FAST) as (ws, peer), trio.open_nursery() as nursery:
+            nursery.start_soon(ws.wait_closed)
+            await settle()
+            await peer.send(close(4000))
+            await settle()
+            await ws.send("one more thing")
+            assert await peer.text() == "one more thing"
+            nursery.start_soon(ws.close)
+            assert (await peer.close_frame())[0] == 4000
+            await peer.stream.aclose()
+
     async def test_own_close_ends_async_for_quietly_and_discards_the_queue(self, driver: Driver) -> None:
         async with driver.open(limits=Limits(receive_queue_messages=2)) as (ws, peer):
             # More than the queue takes; the peer's Close is behind all of it.
@@ -1025,7 +1196,8 @@ class TestCallbacks:
             await peer.send(request("/no"))
             assert (await peer.rest()).startswith(b"HTTP/1.1 403 ")
         names = [told[0] for told in protocol.told]
-        assert (names.count("on_open"), names.count("on_close")) == (2, 1)  # which is of the accepted one
+        assert (names.count("on_open"), names.count("on_close")) == (2, 2)
+        assert ("on_close", 1006, "us") in protocol.told  # of the one that was refused
 
     async def test_on_open_is_before_the_101(self, driver: Driver) -> None:
         def first(ws: rawws.WebSocket) -> None:
@@ -1057,7 +1229,7 @@ class TestCallbacks:
             peer = await connect()
             await peer.send(REQUEST)
             assert (await peer.rest()).startswith(b"HTTP/1.1 500 ")
-        assert protocol.told == [("on_open",)]
+        assert protocol.told == [("on_open",), ("on_close", 1006, "us")]
         assert "ZeroDivisionError" in only_traceback(caplog)
 
     async def test_on_open_that_raises_after_accepting_is_1011(

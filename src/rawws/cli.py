@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         type=_origin,
         metavar="ORIGIN",
-        help="let pages of this origin connect, such as https://example.com; may be repeated; * lets all "
+        help="let pages of this origin connect too, such as https://example.com; may be repeated; * lets all "
         "(default: the server's own)",
     )
     serve.add_argument(
@@ -428,7 +428,7 @@ def _ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
+        context.load_cert_chain(options.tls_cert, options.tls_key, _ask_for_no_password)
     except ssl.SSLError as exc:
         why = f" ({exc.reason})" if exc.reason else ""
         raise _UsageError(
@@ -439,6 +439,11 @@ def _ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
         names = " or ".join(name for name in (options.tls_cert, options.tls_key) if name is not None)
         raise _UsageError(f"{names}: {exc.strerror}; name PEM files that can be read") from exc
     return context
+
+
+def _ask_for_no_password() -> str:
+    """OpenSSL would ask at the terminal, and a service has none."""
+    raise _UsageError("the key of --tls-cert is encrypted; decrypt it with `openssl pkey -in KEY -out PLAIN`")
 
 
 def _explain(exc: OSError | UnicodeError, host: str, port: int) -> str:

@@ -27,6 +27,7 @@ from .client_handshake import Opening, Wishes
 from .deflate import DeflateOptions
 from .dial import Proxy, dial
 from .errors import CloseCode, HandshakeFailed, HandshakeRejected
+from .http import field_pairs
 from .http_client import Answer, Inquiry
 from .limits import Limits
 from .reconnect import Backoff, retry_after, why_not_again, will_heal
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from types import TracebackType
 
+    from .http import HeaderFields
     from .transport import Receiver, Transport
     from .uri import Uri
 
@@ -55,7 +57,7 @@ _PASSING: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 def connect(
     url: str,
     *,
-    headers: Sequence[tuple[str, str]] = (),
+    headers: HeaderFields = (),
     subprotocols: Sequence[str] = (),
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -78,7 +80,7 @@ def connect(
     Args:
         url: `ws://` or `wss://`, also `http://` or `https://`, which mean the same. A user and password in it become
             Basic authentication (RFC 7617), unless `headers` has an Authorization.
-        headers: further header fields of the request; those of the handshake itself are not taken.
+        headers: further header fields of the request, a mapping or pairs; those of the handshake itself are not taken.
         subprotocols: offered in this order of preference; `ws.subprotocol` is the server's choice.
         origin: the Origin field, such as `https://example.com`; None sends none, as befits what is no browser.
         ssl_context: for `wss`; None trusts what the system trusts.
@@ -115,7 +117,7 @@ async def connect_stream(
     stream: trio.abc.Stream,
     url: str,
     *,
-    headers: Sequence[tuple[str, str]] = (),
+    headers: HeaderFields = (),
     subprotocols: Sequence[str] = (),
     origin: str | None = None,
     limits: Limits | None = None,
@@ -282,7 +284,7 @@ class _Settings:
     def __init__(
         self,
         url: str,
-        headers: Sequence[tuple[str, str]],
+        headers: HeaderFields,
         subprotocols: Sequence[str],
         origin: str | None,
         limits: Limits | None,
@@ -296,7 +298,7 @@ class _Settings:
             self._compression = DeflateOptions() if compression else None
         else:
             self._compression = compression
-        self._wishes = Wishes(tuple(headers), tuple(subprotocols), origin, self._compression)
+        self._wishes = Wishes(field_pairs(headers), tuple(subprotocols), origin, self._compression)
         self._limits = Limits() if limits is None else limits
         self._fast_lane = fast_lane
         self.ssl_context: ssl.SSLContext | None = None

@@ -26,6 +26,7 @@ from .backlog import Backlog
 from .encoder import Encoder, SharedMessage, close_payload
 from .errors import CloseCode, ConnectionClosed, FrameError
 from .frames import CLOSE, PING, PONG, PROGRESS, Control, Decoder
+from .limits import check_policy
 from .states import TRANSITIONS, Action, Event, State
 from .transport import HIGH_WATER, Receiver, Transport
 
@@ -63,6 +64,9 @@ _QUEUED: Final = SendStatus.QUEUED
 
 _INTERNAL_ERROR: Final[int] = CloseCode.INTERNAL_ERROR.value
 _TRY_AGAIN_LATER: Final[int] = CloseCode.TRY_AGAIN_LATER.value
+
+_ENDING: Final = (State.PEER_CLOSED, State.FAILED, State.HALF_CLOSED)
+"""The end was read, and what came before it may still be answered."""
 
 # Why decoding is held.
 _QUEUE_FULL: Final = 1
@@ -178,6 +182,10 @@ class Connection(Receiver):
         """Tell the application that the connection is over."""
         raise NotImplementedError
 
+    def _may_answer(self) -> bool:
+        """Whether the application has not answered yet all that it was given."""
+        raise NotImplementedError
+
     def _pong(self, payload: bytes) -> None:
         """Take the payload of a pong."""
         raise NotImplementedError
@@ -254,6 +262,18 @@ class Connection(Receiver):
     def stalled(self, seconds: float) -> None:
         self._acted("cut", 1)
         self._cut(CloseCode.TRY_AGAIN_LATER, f"nothing could be sent for {seconds:g} s")
+
+    def half_closed(self) -> bool:
+        if not self._held:
+            self._pump(self._heard_at)  # what came with the request's head may not have had its turn
+        if self._held:
+            return self._state is not State.CLOSED
+        if self._state is not _OPEN or not self._may_answer():
+            return False
+        self._end(ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "", "network"), fatal=True)
+        self._happen(Event.FIN)
+        self._hold(_ENDED)
+        return True
 
     def eof(self, error: Exception | None) -> None:
         reason = "" if error is None else error.__class__.__name__
@@ -419,7 +439,7 @@ class Connection(Receiver):
 
         Raises:
             TypeError: neither text nor bytes.
-            ValueError: text with a lone surrogate (RFC 6455 §8.1).
+            ValueError: text with a lone surrogate (RFC 6455 §8.1); to a peer that is behind, a policy that is none.
         """
         if self._state is not _OPEN and not self._may_send():
             return SendStatus.CLOSED
@@ -482,6 +502,8 @@ class Connection(Receiver):
         policy: SlowConsumerPolicy | None,
     ) -> SendStatus:
         """Send to a peer that is behind, or behind a message that is being written in pieces."""
+        if policy is not None:
+            check_policy(policy)
         transport = self._transport
         if self._pending_close is not None:
             return SendStatus.CLOSED
@@ -494,7 +516,8 @@ class Connection(Receiver):
                 # Said when the driver proceeds: whoever sends to many must not find the callbacks of one in his way.
                 silence = transport.without_progress()
                 reason = f"send buffer full: {waiting} bytes wait, none left for {silence:.1f} s"
-                self._acted("close", 1)
+                if self._closed is None:  # else it is the goodbye that finds no room
+                    self._acted("close", 1)
                 self._pending_close = ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason, "us")
                 self._pending_close.queues = (waiting, self._queue_size)
                 self._crowded = True
@@ -676,6 +699,9 @@ class Connection(Receiver):
         close_payload(code, reason)
         if self._state is State.CLOSED:
             self._happen(Event.LOCAL_CLOSE)
+        elif self._state is State.HALF_CLOSED:
+            self._happen(Event.LOCAL_CLOSE)  # no Close leaves: that FIN came first is what is told
+            self._settle()
         if self._state is State.CLOSING or self._state is State.CLOSED or self._pending_close is not None:
             return
         self._pending_close = ConnectionClosed(code, reason, "us")
@@ -719,7 +745,8 @@ class Connection(Receiver):
 
     def _happen(self, event: Event) -> None:
         """Move to the next state and do what belongs to it."""
-        self._state, action = _STEPS[self._state, event]
+        before = self._state
+        self._state, action = _STEPS[before, event]
         if not action:
             return
         if action & _STOP_READING:
@@ -734,7 +761,7 @@ class Connection(Receiver):
         if action & _SEND_CLOSE:
             self._send_close()
         if action & _FINISH:
-            if self._encoder is not None and self._encoder.is_client:
+            if self._encoder is not None and self._encoder.is_client and before is not State.HALF_CLOSED:
                 self._transport.resume()  # RFC 6455 §7.1.1: the server ends the TCP connection; `due` waits for it
             else:
                 self._transport.close(self._close_by)
@@ -760,7 +787,7 @@ class Connection(Receiver):
             return
         state = self._state
         pending = self._pending_close
-        if pending is not None or state is State.PEER_CLOSED or state is State.FAILED:
+        if pending is not None or state in _ENDING:
             self._pending_close = None
             leaves = pending is not None
             if pending is not None:

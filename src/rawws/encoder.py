@@ -51,22 +51,25 @@ def _header(first: int, size: int, mask_bit: int) -> bytes:
     return bytes((first, mask_bit | 127)) + size.to_bytes(8, "big")
 
 
-def close_payload(code: int | None, reason: str = "") -> bytes:
+def close_payload(code: int, reason: str = "") -> bytes:
     """Encode the payload of a Close frame (RFC 6455 §5.5.1, §7.4).
 
     Args:
-        code: None or 1005 for a Close frame without a code; else 1000 to 1003, 1007 to 1014 or 3000 to 4999.
+        code: 1005 for a Close frame without a code; else 1000 to 1003, 1007 to 1014 or 3000 to 4999.
         reason: its reason; cut between characters to fit 123 bytes of UTF-8.
 
     Raises:
         ValueError: the code may not stand in a Close frame, a reason without a code, or a lone surrogate.
+        TypeError: a reason that is no text.
     """
-    if code is None or code == CloseCode.NO_STATUS_RECEIVED:
+    if not isinstance(reason, str):
+        raise TypeError(f"a reason is str, not {type(reason).__name__}")
+    if code == CloseCode.NO_STATUS_RECEIVED:
         if reason:
             raise ValueError("a close reason needs a close code")
         return b""
-    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-        raise ValueError(f"{code} may not be sent as a close code")
+    if not isinstance(code, int) or not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError(f"{code!r} may not be sent as a close code")
     encoded = reason.encode()
     if len(encoded) > MAX_CONTROL_PAYLOAD - 2:
         encoded = encoded[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore").encode()
@@ -117,9 +120,11 @@ class SharedMessage:
         if isinstance(message, str):
             self.first = _FIN | TEXT
             self.payload = message.encode()
-        else:
+        elif isinstance(message, (bytes, bytearray, memoryview)):
             self.first = _FIN | BINARY
             self.payload = bytes(message)
+        else:
+            raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
         self.plain = _header(self.first, len(self.payload), 0) + self.payload
         self._compressed: dict[tuple[int, int, int | None], bytes] | None = None
 

@@ -23,7 +23,7 @@ import trio
 from .deflate import negotiate
 from .errors import HandshakeError
 from .handshake import accept_headers, check_origin, check_upgrade, is_websocket_request
-from .http import Response, reason_phrase
+from .http import Response, field_pairs, reason_phrase
 from .logs import escape, peer_name
 from .protocol import Protocol
 from .request_reader import RequestReader
@@ -31,10 +31,10 @@ from .transport import HIGH_WATER, Receiver
 from .websocket import Handshake, WebSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from .deflate import DeflateOptions, DeflateParameters
-    from .http import Address, Request
+    from .http import Address, HeaderFields, Request
     from .site import Handler, Site
     from .transport import Transport
 
@@ -106,7 +106,7 @@ class _ServerHandshake(Handshake):
         self._options = options
 
     def accept(
-        self, subprotocol: str | None, headers: Sequence[tuple[str, str]]
+        self, subprotocol: str | None, headers: HeaderFields
     ) -> tuple[bytes, DeflateParameters | None, DeflateOptions | None]:
         deflate = None
         if self._options is not None:
@@ -116,17 +116,20 @@ class _ServerHandshake(Handshake):
             offered=self._request.subprotocols,
             subprotocol=subprotocol,
             extensions=deflate.header if deflate is not None else None,
-            headers=headers,
+            headers=field_pairs(headers),
         )
         return self._reader.switch_protocols(fields), deflate, self._options
 
-    def reject(self, status: int, body: str | bytes, headers: Sequence[tuple[str, str]]) -> bytes:
+    def reject(self, status: int, body: str | bytes, headers: HeaderFields) -> bytes:
         if not 300 <= status <= 599:
             raise ValueError(f"a handshake is refused with a status from 300 to 599, not {status}")
-        if isinstance(body, str):
-            response = Response.text(status, body or f"{reason_phrase(status).decode('ascii')}.", tuple(headers))
+        fields = field_pairs(headers)
+        if not body:
+            response = Response.text(status, f"{reason_phrase(status).decode('ascii')}.", fields)
+        elif isinstance(body, str):
+            response = Response.text(status, body, fields, end="")
         else:
-            response = Response(status, tuple(headers), body)
+            response = Response(status, fields, body)
         return self._reader.respond(response, close=True, date=formatdate(usegmt=True))
 
     def trailing_data(self) -> bytes:

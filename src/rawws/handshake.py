@@ -168,10 +168,10 @@ def check_origin(request: Request, origins: Collection[str] | None) -> None:
 
     Args:
         request: the handshake. Without an Origin field no browser sent it, and it passes.
-        origins: None asks for the origin of the server itself: host and port of the Host field, where the
+        origins: the origin of the server itself always passes: host and port of the Host field, where the
             Origin's scheme gives the default port, since a proxy may have ended TLS before us; only where TLS
-            ended here is `http` known to be foreign. The string `*`, or a collection with it, lets every
-            origin pass. Any other collection lists serialized origins, `null` among them only if it is meant.
+            ended here is `http` known to be foreign. A collection lists serialized origins that pass besides,
+            `null` among them only if it is meant; with the string `*`, alone or in it, every origin does.
 
     Raises:
         HandshakeError: 403, the origin is foreign; 400, there is more than one.
@@ -184,12 +184,10 @@ def check_origin(request: Request, origins: Collection[str] | None) -> None:
         return
     if "," in origin:
         raise HandshakeError(400, "There must be one Origin.")
-    if origins is None:
-        if _is_own_origin(request, origin):
-            return
-    elif origin in origins or "*" in origins or _is_listed(origin, origins):
+    if origins is not None and (origin in origins or "*" in origins or _is_listed(origin, origins)):
         return
-    raise HandshakeError(403, "Pages of this origin may not connect.")
+    if not _is_own_origin(request, origin):
+        raise HandshakeError(403, "Pages of this origin may not connect.")
 
 
 def accept_headers(

@@ -24,10 +24,12 @@ __all__ = [
     "ABSOLUTE_FORM",
     "FAULT",
     "Address",
+    "HeaderFields",
     "Headers",
     "Request",
     "Response",
     "check_fields",
+    "field_pairs",
     "has_clean_lines",
     "is_token",
     "list_elements",
@@ -38,6 +40,9 @@ __all__ = [
 
 Address: TypeAlias = tuple[str, int] | str | None
 """A peer: host and port, the path of a Unix socket, or None where the transport has no addresses."""
+
+HeaderFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Header fields that an application gives: a mapping, or names and values, which may repeat a name."""
 
 _T = TypeVar("_T")
 
@@ -68,6 +73,11 @@ _REASON_CLASSES: Final = {2: b"Success", 3: b"Redirection", 4: b"Client Error", 
 def reason_phrase(status: int) -> bytes:
     """Return the reason phrase of a final status code, 200 to 599, from a constant table (RFC 9110 §15)."""
     return _REASONS.get(status) or _REASON_CLASSES[status // 100]
+
+
+def field_pairs(headers: HeaderFields) -> tuple[tuple[str, str], ...]:
+    """Return header fields, given as pairs or as a mapping, as pairs of names and values."""
+    return tuple(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 def check_fields(headers: Iterable[tuple[str, str]], *, owned: frozenset[str]) -> None:
@@ -309,7 +319,7 @@ class Response:
         check_fields(self.headers, owned=_FRAMING_FIELDS)
 
     @classmethod
-    def text(cls, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    def text(cls, status: int, message: str, headers: tuple[tuple[str, str], ...] = (), *, end: str = "\n") -> Response:
         """Return a short answer in plain text, `message` and a newline."""
         kind = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
-        return cls(status, (*kind, *headers), f"{message}\n".encode())
+        return cls(status, (*kind, *headers), f"{message}{end}".encode())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-__all__ = ["Limits", "SlowConsumerPolicy"]
+__all__ = ["Limits", "SlowConsumerPolicy", "check_policy"]
 
 SlowConsumerPolicy: TypeAlias = Literal["close", "drop_newest", "drop_oldest"]
 """What `send_nowait` and a broadcast do to a peer whose send buffer is full."""
@@ -77,8 +77,9 @@ class Limits:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "slow_consumer":
-                if value not in ("close", "drop_newest", "drop_oldest"):
-                    raise ValueError("slow_consumer must be 'close', 'drop_newest' or 'drop_oldest'")
+                check_policy(value, field.name)
+            elif value is None and field.default is not None:
+                raise ValueError(f"{field.name} must be a number, not None; math.inf turns a deadline off")
             elif value is not None and not value > 0:
                 raise ValueError(f"{field.name} must be positive, not {value!r}")
 
@@ -88,6 +89,12 @@ class Limits:
         if self.max_fragments is not None:
             return self.max_fragments
         return _fragments_of(self.max_message_size)
+
+
+def check_policy(policy: str, name: str = "policy") -> None:
+    """Raise ValueError for what is no slow-consumer policy; `name` is what the caller calls it."""
+    if policy not in ("close", "drop_newest", "drop_oldest"):
+        raise ValueError(f"{name} must be 'close', 'drop_newest' or 'drop_oldest', not {policy!r}")
 
 
 @lru_cache(maxsize=16)

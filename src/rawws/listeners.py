@@ -36,7 +36,10 @@ async def open_listeners(
 
     Raises:
         OSError: an address cannot be bound.
+        ValueError: there is no such port.
     """
+    if not 0 <= port <= 0xFFFF:
+        raise ValueError(f"a port is a number from 0 to 65535, not {port}")
     listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
     for _ in range(_SAME_PORT_TRIES):
         chosen = [listener.socket.getsockname()[1] for listener in listeners]

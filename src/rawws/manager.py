@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .connection import SendStatus
 from .encoder import SharedMessage
+from .limits import check_policy
 from .rooms import MAX_ROOMS_PER_CONNECTION, Rooms
 from .websocket import WebSocket
 
@@ -74,7 +75,10 @@ class ConnectionManager:
 
         Raises:
             RuntimeError: the connection is in `max_rooms` rooms.
+            ValueError: the policy is none.
         """
+        if policy is not None:
+            check_policy(policy)
         self._rooms.join(ws, room, policy)
         self.connect(ws)
 
@@ -104,7 +108,7 @@ class ConnectionManager:
         message: str | bytes,
         *,
         room: str | None = None,
-        exclude: WebSocket | Iterable[WebSocket] = (),
+        exclude: WebSocket | Iterable[WebSocket] | None = None,
         policy: SlowConsumerPolicy | None = None,
     ) -> BroadcastResult:
         """Send a message to every connection, or to the members of a room, encoded once, waiting for none.
@@ -117,9 +121,11 @@ class ConnectionManager:
 
         Raises:
             TypeError: neither text nor bytes.
-            ValueError: text with a lone surrogate.
+            ValueError: text with a lone surrogate, or a policy that is none.
         """
-        excluded = {exclude} if isinstance(exclude, WebSocket) else set(exclude)
+        if policy is not None:
+            check_policy(policy)
+        excluded = {exclude} if isinstance(exclude, WebSocket) else set(exclude or ())
         shared = SharedMessage(message)
         if room is None:
             receivers = list(self._connections)

@@ -5,7 +5,7 @@ block; work that awaits goes to a nursery of the application's own. One instance
 tells them apart by the `WebSocket` that each call brings.
 
 Rules for the callbacks of one connection: they never nest; `on_open` is first, `on_close` is last and comes
-exactly once (for a connection whose `on_open` returned with an accepted handshake). A callback that raises an
+exactly once, also when `on_open` refused the handshake or raised. A callback that raises an
 `Exception` ends its connection with 1011 and one logged traceback; what it had sent leaves first. Other
 exceptions end the server.
 """

@@ -284,7 +284,7 @@ class RequestReader:
         _check_body(version, headers)
         target = event.target.decode("ascii")
         path, query, authority = _split_target(method, target)
-        _check_hosts(authority, headers.get("host"))
+        _check_hosts(target, authority, headers.get("host"))
         if (expect := headers.get("expect")) is not None and set(list_elements(expect)) != {"100-continue"}:
             raise HandshakeError(417, "This expectation cannot be met.")  # RFC 9110 §10.1.1
         self._may_switch = "upgrade" in headers
@@ -304,7 +304,7 @@ def _target_overrun(buffer: bytearray, stop: int) -> int:
     return last
 
 
-def _check_hosts(authority: str | None, host: str | None) -> None:
+def _check_hosts(target: str, authority: str | None, host: str | None) -> None:
     """Check the host in an absolute target and the Host field.
 
     RFC 9112 §3.2.2: the target would decide. Stricter: a client sends the same in both (§3.2), and whoever sends
@@ -313,7 +313,8 @@ def _check_hosts(authority: str | None, host: str | None) -> None:
     named = [parse_authority(name) for name in (authority, host) if name is not None]
     if None in named:
         raise HandshakeError(400, "The host of the request is malformed.")
-    if len(named) == 2 and named[0] != named[1]:
+    default = 443 if target[:5].lower() == "https" or target[:3].lower() == "wss" else 80
+    if len({(name, default if port is None else port) for name, port in filter(None, named)}) == 2:
         raise HandshakeError(400, "The target and the Host field name different hosts.")
 
 

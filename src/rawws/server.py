@@ -71,7 +71,7 @@ class Options(TypedDict, total=False):
     """Further answers to plain GET and HEAD, by path: functions of the request, which must not block, or async
     functions of it, which have `accept_timeout`."""
     origins: Collection[str] | None
-    """Origins whose pages may connect; None (default): the server's own; `"*"`: all."""
+    """Origins whose pages may connect besides the server's own; None (default): no others; `"*"`: all."""
     hosts: Collection[str] | None
     """Hosts that are served, as clients name them: `example.com` on every port, `localhost:8000` on one; requests for
     others get 421, which stops pages whose name is made to lead here (DNS rebinding). None (default): all."""
@@ -399,14 +399,17 @@ class Server(Home):
 
     def refused(self, exchange: Exchange, reason: str) -> None:
         self._refused[exchange] = None
+        self._forget(exchange.client)  # it may still read why, and keeps nobody of its address out
         self.counters.refuse(reason)
 
     def exchange_gone(self, exchange: Exchange) -> None:
+        if exchange in self._exchanges and exchange not in self._refused:
+            self._forget(exchange.client)
         self._pending.pop(exchange, None)
         self._refused.pop(exchange, None)
         self._exchanges.discard(exchange)
         self._leaving.discard(exchange)
-        self._forget(exchange.client)
+        self._look_idle()
 
     @property
     def websocket_gone(self) -> Callable[[WebSocket], None]:
@@ -417,14 +420,15 @@ class Server(Home):
         self.counters.forget(ws)
         log_connection(ws, trio.current_time() - ws.began_at, self.lag)
         self._forget(ws.request.client)
+        self._look_idle()
 
     def _forget(self, client: Address) -> None:
+        """Count one connection less from this address."""
         host = remote_host(client)
         if host is not None:
             self._by_host[host] -= 1
             if not self._by_host[host]:
                 del self._by_host[host]
-        self._look_idle()
 
     def _look_idle(self) -> None:
         if self._closing and not (self._websockets or self._leaving or self._running_handlers):

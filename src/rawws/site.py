@@ -187,6 +187,9 @@ def _checked_path(path: str) -> str:
 
 def _checked_app(app: object) -> Handler | Protocol:
     if isinstance(app, Protocol):
+        for name in ("on_open", "on_message", "on_closing", "on_close"):
+            if iscoroutinefunction(getattr(app, name)):
+                raise TypeError(f"{type(app).__name__}.{name} is an async function, and nobody would await it")
         return app
     if isinstance(app, type) and issubclass(app, Protocol):
         raise TypeError(f"an application is an instance of a Protocol: {app.__name__}(), not {app.__name__}")

@@ -377,7 +377,10 @@ class SocketTransport(Transport):
                 self._lose(None)
 
     def _end_of_input(self) -> None:
-        """The peer has sent FIN; what is queued to it may still be wanted."""
+        """The peer has sent FIN; what is queued to it may still be wanted, and what its receiver has to say."""
+        if not self._closing and self.receiver.half_closed():
+            self.pause()
+            return
         self.flush()
         if self._out:
             self._peer_done = True

@@ -216,7 +216,8 @@ class StreamTransport(Transport):
                         await self._may_read.wait()
                     data = await self._stream.receive_some(READ_SIZE)
                     if not data:
-                        # FIN: what is queued may still be wanted, and the writer ends the connection after it.
+                        await self._hear_out()
+                        # What is queued may still be wanted, and the writer ends the connection after it.
                         self._peer_done = True
                         self._work.set()
                         return
@@ -228,6 +229,12 @@ class StreamTransport(Transport):
             self._scope.cancel()
         finally:
             self._read_all.set()
+
+    async def _hear_out(self) -> None:
+        """The peer has sent FIN: wait while the receiver has something to say to it."""
+        while not self._closing and not self._dead and self._tell(self.receiver.half_closed):
+            self.pause()
+            await self._may_read.wait()
 
     async def _write(self) -> None:
         """Send until there is nothing more to send and the connection is to be closed."""
@@ -328,13 +335,14 @@ class StreamTransport(Transport):
         self._slice_began = perf_counter()
         self._tell(self.receiver.proceed, trio.current_time())
 
-    def _tell(self, what: Callable[[Unpack[_Args]], object], *args: *_Args) -> None:
-        """Call the receiver; what it should not have raised ends this connection and no other."""
+    def _tell(self, what: Callable[[Unpack[_Args]], object], *args: *_Args) -> object:
+        """Call the receiver, return its answer; what it should not have raised ends this connection and no other."""
         try:
-            what(*args)
+            return what(*args)
         except Exception:
             _log.exception("a mistake in rawws: the connection is cut")
             self.abort()
+            return None
 
     def _drop(self) -> None:
         """Forget what is queued, and what will be written."""

@@ -11,9 +11,9 @@ wait. Rules:
   time that a blocked transport is rid of enough of it, `drained` is called. So what waits for `drained` never
   waits in vain.
 * Times are seconds of one clock, the transport's `now()`.
-* After `close` and `abort` a receiver gets no `data` and no `drained`. `eof` comes once: after the peer's FIN, an
-  error of the stream, or the end of a `close` or `abort`; from then on nothing is queued, writing is in vain, and
-  only `proceed` may follow, where it was asked for.
+* After `close` and `abort` a receiver gets no `data` and no `drained`. `eof` comes once: after the peer's FIN, when
+  the receiver has nothing more to say, an error of the stream, or the end of a `close` or `abort`; from then on
+  nothing is queued, writing is in vain, and only `proceed` may follow, where it was asked for.
 
 This module imports nothing of rawws and is the whole of what the reactor and stream.py know about it.
 """
@@ -62,6 +62,13 @@ class Receiver:
     def stalled(self, seconds: float) -> None:
         """Learn that for so long no queued byte has left; the receiver is expected to abort."""
         raise NotImplementedError
+
+    def half_closed(self) -> bool:
+        """Learn that the peer has sent its FIN; whether something may still be said to it.
+
+        Then the stream stays, for writing. Nothing is read until `resume` or `close`, and then the driver asks again.
+        """
+        return False
 
     def eof(self, error: Exception | None) -> None:
         """Learn that the stream is over; `error` is None for the peer's orderly FIN."""

@@ -27,17 +27,17 @@ from .encoder import Encoder, close_payload
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
 from .logs import escape
-from .pace import blocks, breathe, sleep_order, unpark
+from .pace import blocks, breathe, hand_over, sleep_order, unpark
 from .pieces import MessageChunks, MessageWriter
 from .states import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
     import outcome
 
     from .deflate import DeflateOptions, DeflateParameters
-    from .http import Request
+    from .http import HeaderFields, Request
     from .http_client import Answer
     from .limits import Limits
     from .protocol import Protocol
@@ -58,7 +58,7 @@ class Handshake:
     __slots__ = ()
 
     def accept(
-        self, subprotocol: str | None, headers: Sequence[tuple[str, str]]
+        self, subprotocol: str | None, headers: HeaderFields
     ) -> tuple[bytes, DeflateParameters | None, DeflateOptions | None]:
         """Return the head of the 101, what was negotiated, and how we compress.
 
@@ -67,7 +67,7 @@ class Handshake:
         """
         raise NotImplementedError
 
-    def reject(self, status: int, body: str | bytes, headers: Sequence[tuple[str, str]]) -> bytes:
+    def reject(self, status: int, body: str | bytes, headers: HeaderFields) -> bytes:
         """Return the whole refusal.
 
         Raises:
@@ -107,11 +107,14 @@ class WebSocket(Connection):
         "_done",
         "_fast_lane",
         "_handshake",
+        "_nobody_reads",
         "_on_gone",
         "_opened",
+        "_owner",
         "_pings",
         "_receiver",
         "_receiving",
+        "_resigned",
         "_room",
         "_sleep_order",
         "_writer_lock",
@@ -146,6 +149,9 @@ class WebSocket(Connection):
         self._answered = False
         self.began_at = transport.now()
         self.refusal = ""
+        self._owner: trio.lowlevel.Task | None = None
+        self._resigned = False  # whether the owner waits for the end
+        self._nobody_reads = True  # whether nobody asked for a message yet, or who did was told of the end
         self._receiver: trio.lowlevel.Task | None = None
         self._receiving = False
         self._room: trio.lowlevel.ParkingLot | None = None
@@ -163,12 +169,12 @@ class WebSocket(Connection):
 
     # -- the opening handshake -----------------------------------------------------------------------------
 
-    def accept_nowait(self, *, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def accept_nowait(self, *, subprotocol: str | None = None, headers: HeaderFields = ()) -> None:
         """Accept the opening handshake (RFC 6455 §4.2.2).
 
         Args:
             subprotocol: one of `request.subprotocols`, or None for none.
-            headers: further header fields of the 101.
+            headers: further header fields of the 101, a mapping or pairs.
 
         Raises:
             RuntimeError: it was accepted or rejected before.
@@ -210,6 +216,7 @@ class WebSocket(Connection):
                 iterates over connections is told.
         """
         self._client_side = _ClientSide(response, ends_quietly)
+        self._owner = current_task()
         self.subprotocol = subprotocol
         self._answered = self._opened = True
         self._early = trailing_data
@@ -228,13 +235,13 @@ class WebSocket(Connection):
             Encoder(is_client=is_client, deflate=deflate, options=options),
         )
 
-    def reject_nowait(self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
+    def reject_nowait(self, status: int = 403, body: str | bytes = "", headers: HeaderFields = ()) -> None:
         """Refuse the opening handshake with an HTTP answer, and close.
 
         Args:
             status: 300 to 599.
-            body: text (sent as text/plain in UTF-8) or bytes; by default the status in words.
-            headers: further header fields.
+            body: text (sent as text/plain in UTF-8) or bytes, as it is; by default the status in words.
+            headers: further header fields, a mapping or pairs.
 
         Raises:
             RuntimeError: it was accepted or rejected before.
@@ -250,7 +257,7 @@ class WebSocket(Connection):
             raise RuntimeError("the opening handshake has been answered already")
 
     def _refuse(
-        self, status: int, body: str | bytes = "", headers: Sequence[tuple[str, str]] = (), why: str = "application"
+        self, status: int, body: str | bytes = "", headers: HeaderFields = (), why: str = "application"
     ) -> None:
         handshake = self._handshake
         assert handshake is not None
@@ -262,13 +269,13 @@ class WebSocket(Connection):
         self._happen(Event.LOCAL_CLOSE)
         self._settle()
 
-    async def accept(self, *, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> None:
+    async def accept(self, *, subprotocol: str | None = None, headers: HeaderFields = ()) -> None:
         """Accept the opening handshake; see `accept_nowait`. When cancelled, it has accepted or not begun."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self.accept_nowait(subprotocol=subprotocol, headers=headers)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def reject(self, status: int = 403, body: str | bytes = "", headers: Sequence[tuple[str, str]] = ()) -> None:
+    async def reject(self, status: int = 403, body: str | bytes = "", headers: HeaderFields = ()) -> None:
         """Refuse the opening handshake; see `reject_nowait`. When cancelled, it has refused or not begun."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self.reject_nowait(status, body, headers)
@@ -304,6 +311,7 @@ class WebSocket(Connection):
         A generator: each message goes through here, and no coroutine shall stand between this wait and Trio's loop.
         """
         if self._queue and not self._receiving:
+            self._nobody_reads = False
             yield from breathe().__await__()
             if self._queue:  # no other task has taken it meanwhile
                 return self._take()
@@ -312,7 +320,10 @@ class WebSocket(Connection):
             while not queue:
                 if self._state is not _OPEN:
                     self._raise_at_end(quietly)
-                (yield self._going_to_sleep()).unwrap()
+                woken_by = yield self._going_to_sleep()
+                if isinstance(woken_by, (str, bytes)):
+                    return woken_by
+                woken_by.unwrap()
         finally:
             self._receiving = False
         return self._take()
@@ -327,6 +338,7 @@ class WebSocket(Connection):
         if self._state is not _OPEN:
             self._accept()
         self._receiving = True
+        self._nobody_reads = False
         return queue
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
@@ -365,9 +377,12 @@ class WebSocket(Connection):
 
     def _raise_at_end(self, quietly: bool = False) -> None:
         if self._exhausted:
-            if self._state is State.FAILED:
-                # The handler has answered what came before the failure; now our Close may leave.
+            self._nobody_reads = True
+            if self._state is State.FAILED or self._state is State.HALF_CLOSED:
+                # The handler has answered what came before; now our Close, or our FIN, may leave.
                 self._happen(Event.LOCAL_CLOSE)
+                self._settle()
+            elif self._resigned:
                 self._settle()
             if quietly and (not self._fatal or (self._client_side is not None and self._client_side.ends_quietly)):
                 raise StopAsyncIteration
@@ -533,13 +548,24 @@ class WebSocket(Connection):
         super().close_nowait(code, reason)
 
     async def wait_closed(self) -> ConnectionClosed:
-        """Wait until the connection is over, and return what ended it."""
-        if not self._reported:
+        """Wait until the connection is over, and return what ended it.
+
+        When the handler itself waits here, or the task that opened a client's connection, it has said what it had to
+        say: the peer's Close is answered at once, unless another task is still taking messages that came before it.
+        Messages that nobody takes hold reading up as ever, and the peer's Close with it.
+        """
+        if self._reported:
+            await trio.lowlevel.checkpoint()
+        else:
             if self._done is None:
                 self._done = trio.Event()
-            await self._done.wait()
-        else:
-            await trio.lowlevel.checkpoint()
+            if current_task() is self._owner:
+                self._resigned = True
+                self._settle()
+            try:
+                await self._done.wait()
+            finally:
+                self._resigned = False
         assert self._closed is not None
         return self._closed
 
@@ -562,7 +588,7 @@ class WebSocket(Connection):
             accept_by = self.began_at + self._limits.accept_timeout
             if now < accept_by:
                 return accept_by
-            self._refuse(503, "The application did not answer in time.", why="accept_timeout")
+            self._refuse(503, "The application did not answer in time.\n", why="accept_timeout")
         return super().due(now)
 
     # -- what Connection asks ------------------------------------------------------------------------------
@@ -570,11 +596,12 @@ class WebSocket(Connection):
     @disable_ki_protection
     def _deliver(self, message: str | bytes) -> None:
         if self._app is None:
-            self._enqueue(message)
             task = self._receiver
-            if task is not None:
+            if task is None or self._streaming:  # `_pump` wakes who waits for pieces
+                self._enqueue(message)
+            else:
                 self._receiver = None
-                unpark(task)
+                hand_over(task, message)
         else:
             try:
                 self._app.on_message(self, message)
@@ -596,22 +623,31 @@ class WebSocket(Connection):
     def _say_closing(self, closed: ConnectionClosed) -> bool:
         app = self._app
         if app is None:
-            return False
+            return self._has_said_all
         try:
             _call_on_closing(app, self, closed)
         except Exception:
             _log.exception("%r: on_closing raised", self)
         return True
 
+    @property
+    def _has_said_all(self) -> bool:
+        """Whether nobody is left who would answer messages."""
+        return self._resigned and self._nobody_reads
+
+    def _may_answer(self) -> bool:
+        asks = self._app is None and self.messages_received > 0
+        return asks and self._receiver is None and not self._has_said_all
+
     def _say_closed(self, closed: ConnectionClosed) -> None:
-        self._sleep_order = None  # it refers to us
+        self._sleep_order = self._owner = None  # they refer to us
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             try:
                 _call(callback, self, closed)
             except Exception:
                 _log.exception("%r: a close callback raised", self)
-        if self._app is not None and self._opened:
+        if self._app is not None:
             try:
                 _call_on_close(self._app, self, closed)
             except Exception:
@@ -647,6 +683,7 @@ class WebSocket(Connection):
 
     async def run(self, handler: Callable[[WebSocket], Awaitable[object]]) -> None:
         """Run an async handler for this connection, and end the connection as the handler ended."""
+        self._owner = current_task()
         try:
             await handler(self)
         except Exception as exc:
@@ -658,7 +695,7 @@ class WebSocket(Connection):
     def shut_down(self) -> None:
         """Close because the server is going away: 1001, or 503 before the handshake was answered."""
         if self._state is State.CONNECTING:
-            self._refuse(503, "The server is shutting down.", why="shutdown")
+            self._refuse(503, "The server is shutting down.\n", why="shutdown")
         else:
             self.close_nowait(CloseCode.GOING_AWAY, "server shutdown")
 

@@ -61,7 +61,7 @@ class Refusing(Protocol):
         self._why = why
 
     def on_open(self, ws: WebSocket) -> None:
-        ws.reject_nowait(503, self._why)
+        ws.reject_nowait(503, f"{self._why}\n")
 
     def page(self, request: Request) -> Response:
         """Answer a GET; a `Page`."""

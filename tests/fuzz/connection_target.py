@@ -43,6 +43,7 @@ _RANK: Final = {
     State.OPEN: 1,
     State.PEER_CLOSED: 2,
     State.FAILED: 2,
+    State.HALF_CLOSED: 2,
     State.CLOSING: 3,
     State.CLOSED: 4,
 }
@@ -212,6 +213,15 @@ class _Play:
             self._transport.eof(ConnectionResetError())
         elif what == 3 and not self._transport.ended:
             self._deliver()
+            if self._operand & 32:
+                self._fin()
+
+    def _fin(self) -> None:
+        """The peer's FIN arrives, behind everything that it sent."""
+        transport = self._transport
+        if not (self._on_the_way or transport.paused or transport.ended):
+            self._app.answers = bool(self._operand & 64) and self._app._queue is not None
+            transport.half_close()
 
     # -- the application -------------------------------------------------------------------------------------
 
