@@ -230,9 +230,28 @@ class TestCompression:
         assert encoder.message("é" * 49)[0] == 0x81  # bytes count, not characters
         assert encoder.message("é" * 50)[0] == 0xC1
 
-    def test_a_threshold_of_0_compresses_the_empty_message(self) -> None:
+    def test_the_empty_message_is_compressed_if_the_sender_wishes(self) -> None:
         encoder = server(deflate_parameters(), DeflateOptions(threshold=0))
-        assert encoder.message("") == b"\xc1\x01\x00"
+        assert encoder.message("", compress=True) == b"\xc1\x01\x00"
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_what_would_not_get_shorter_leaves_as_it_is_and_in_no_window(self, alone: bool) -> None:
+        """A random megabyte takes 320 bytes more when it is deflated, and would pass a peer's limit of 1 MiB."""
+        deflate = deflate_parameters(server_alone=alone)
+        encoder, decoder = server(deflate), decoder_for(is_client=True, deflate=deflate)
+        noise = random.Random(7).randbytes(MIB)
+        messages: list[str | bytes] = [LONG, noise, LONG, noise[:2000], LONG]
+        frames = [encoder.message(message) for message in messages]
+        assert [frame[0] for frame in frames] == [0xC1, 0x82, 0xC1, 0x82, 0xC1]
+        assert frames[1] == b"\x82\x7f\x00\x00\x00\x00\x00\x10\x00\x00" + noise
+        assert b"".join(encoder.large_message(noise)) == frames[1]
+        assert decoded(decoder, frames) == messages
+        assert encoder.message(noise[:2000], compress=True)[0] == 0xC2  # who wishes it gets it
+        assert encoder.message("a", compress=None)[0] == 0x81
+
+    def test_a_threshold_of_0_compresses_what_gets_shorter(self) -> None:
+        encoder = server(deflate_parameters(), DeflateOptions(threshold=0))
+        assert [encoder.message(text)[0] for text in ("", "Hello", "x" * 50)] == [0x81, 0x81, 0xC1]
 
     def test_the_senders_wish_wins_over_the_threshold(self) -> None:
         for encoder in (server(deflate_parameters()), client(deflate_parameters())):
@@ -354,6 +373,12 @@ class TestSharedMessages:
                 assert server(deflate, options).shared(message) is frame
                 seen[bits, level] = frame
         assert len({id(frame) for frame in seen.values()}) == len(seen)
+
+    def test_it_leaves_as_it_is_where_that_is_shorter(self) -> None:
+        message = SharedMessage(random.Random(7).randbytes(2000))
+        encoder = server(deflate_parameters(server_alone=True))
+        assert encoder.shared(message) is message.plain
+        assert encoder.shared(message) is message.plain  # found out once
 
     def test_the_threshold_of_each_peer_holds(self) -> None:
         message = SharedMessage("x" * 500)

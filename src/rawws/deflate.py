@@ -138,7 +138,7 @@ class DeflateOptions:
     level: int | None = None
     """zlib's level, 1 to 9; None: the backend's default. A backend with fewer levels takes its highest."""
     threshold: int = 1024
-    """Bytes from which on a message is compressed; shorter ones leave as they are."""
+    """Bytes from which on a message is compressed; shorter ones leave as they are, and what would not get shorter."""
 
     def __post_init__(self) -> None:
         for name in ("server_max_window_bits", "client_max_window_bits"):
@@ -541,6 +541,18 @@ class Deflater:
     def compress(self, data: bytes) -> bytes:
         """Return the payload of a whole message."""
         return self.compress_piece(data, True)
+
+    def compress_if_smaller(self, data: bytes) -> bytes | None:
+        """Return the payload of a whole message, or None where that has no fewer bytes than the message itself.
+
+        Then the message must leave as it is; the window is what it was, for it holds only what was deflated.
+        """
+        window = self._window
+        payload = self.compress(data)
+        if len(payload) < len(data):
+            return payload
+        self._window = window
+        return None
 
     def compress_piece(self, data: bytes, final: bool) -> bytes:
         """Return the payload of the next frame of a message.

@@ -129,14 +129,14 @@ class SharedMessage:
         self._compressed: dict[tuple[int, int, int | None], bytes] | None = None
 
     def compressed(self, deflate: DeflateParameters, options: DeflateOptions) -> bytes:
-        """The frame as peers of these parameters read it, which must be without server context takeover."""
+        """The shortest frame that peers of these parameters read, who must be without server context takeover."""
         key = (deflate.server_max_window_bits, options.memory_level, options.level)
         if self._compressed is None:
             self._compressed = {}
         frame = self._compressed.get(key)
         if frame is None:
-            payload = Deflater(key[0], True, key[1], key[2]).compress(self.payload)
-            frame = _header(self.first | _RSV1, len(payload), 0) + payload
+            payload = Deflater(key[0], True, key[1], key[2]).compress_if_smaller(self.payload)
+            frame = self.plain if payload is None else _header(self.first | _RSV1, len(payload), 0) + payload
             self._compressed[key] = frame
         return frame
 
@@ -184,7 +184,7 @@ class Encoder:
         return not (deflate.client_no_context_takeover if self.is_client else deflate.server_no_context_takeover)
 
     def compresses(self, size: int, compress: bool | None) -> bool:
-        """Whether a message of `size` bytes leaves compressed; `compress` is the sender's wish, if any."""
+        """Whether a message of `size` bytes is worth compressing; `compress` is the sender's wish, if any."""
         if self._deflate is None:
             return False
         return size >= self._threshold if compress is None else compress
@@ -231,10 +231,16 @@ class Encoder:
         raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
 
     def _compressed(self, first: int, payload: bytes, compress: bool | None) -> tuple[int, bytes]:
-        """Compress the payload where that is due, and say so in the first byte of its frame."""
-        if self.compresses(len(payload), compress):
-            return first | _RSV1, self._deflate_with().compress(payload)
-        return first, payload
+        """Compress the payload where that is due, and say so in the first byte of its frame.
+
+        What would not get shorter leaves as it is, unless the sender wishes otherwise: a peer's limit for messages may
+        hold for frames too, and a random megabyte that was "compressed" would pass it.
+        """
+        if not self.compresses(len(payload), compress):
+            return first, payload
+        deflater = self._deflate_with()
+        compressed = deflater.compress(payload) if compress else deflater.compress_if_smaller(payload)
+        return (first, payload) if compressed is None else (first | _RSV1, compressed)
 
     def shared(self, message: SharedMessage) -> bytes:
         """The bytes of a shared message for this peer; a client's are its own."""
