@@ -505,6 +505,36 @@ class TestAsyncPages:
         assert trio.current_time() < 1000
         assert rig.home.told[-1] == "gone"
 
+    @pytest.mark.parametrize("end", ["peer", "accept_timeout", "server"])
+    async def test_a_nursery_in_it_that_fails_when_it_is_cancelled_ends_no_more_than_the_connection(
+        self, end: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def fail_in_the_end() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise LookupError("cleaning up")
+
+        async def page(request: rawws.Request) -> rawws.Response:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail_in_the_end)
+                nursery.start_soon(trio.sleep_forever)
+            raise AssertionError("it ends by being cancelled")
+
+        rig = Rig(Site({}, pages={"/page": page}))
+        rig.ask(ask("GET", "/page"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.home.tasks.pop())
+            await trio.testing.wait_all_tasks_blocked(0)
+            if end == "peer":
+                rig.transport.eof(ConnectionResetError())
+            elif end == "accept_timeout":
+                rig.transport.pass_time(10)
+            else:
+                nursery.cancel_scope.cancel()
+        assert [record.getMessage() for record in caplog.records] == ["192.0.2.1:4321: the answer to '/page' raised"]
+        assert rig.transport.take()[:12] == (b"HTTP/1.1 503" if end == "accept_timeout" else b"")
+
     async def test_an_answer_that_comes_too_late_is_dropped(self, rig: Rig) -> None:
         rig.ask(ask("GET", "/page"))
         rig.transport.pass_time(7)

@@ -675,6 +675,78 @@ class TestExceptions:
             assert await healthy.frame() == (TEXT, b"still here")
         assert len(caplog.records) == 2
 
+    @pytest.mark.parametrize("fault", ["", "late"])
+    @pytest.mark.parametrize("how", ["cancelled", "shut down", "shutdown cancelled"])
+    async def test_a_handler_with_a_nursery_that_is_cancelled_raises_nothing_out_of_the_server(
+        self, how: str, fault: str, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async def receive(ws: rawws.WebSocket) -> None:
+            while True:
+                await ws.receive()
+
+        async def stubborn(ws: rawws.WebSocket) -> None:
+            with trio.CancelScope(shield=True):
+                await ws.wait_closed()
+            if fault:
+                raise LookupError(fault)
+            await ws.receive()
+
+        async def app(ws: rawws.WebSocket) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive, ws)
+                nursery.start_soon(stubborn, ws)
+                nursery.start_soon(trio.sleep_forever)
+
+        ours, theirs = trio.testing.memory_stream_pair()
+        client = Client(ours)
+        servers: list[rawws.Server] = []
+
+        class Listener(trio.abc.Listener[trio.abc.Stream]):
+            accepted = False
+
+            async def accept(self) -> trio.abc.Stream:
+                if self.accepted:
+                    await trio.sleep_forever()
+                self.accepted = True
+                return theirs
+
+            async def aclose(self) -> None:
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            servers.append(
+                await nursery.start(
+                    partial(rawws.serve_listeners, app, [Listener()], limits=LIMITS(shutdown_timeout=2))
+                )
+            )
+            await client.open()
+            await trio.testing.wait_all_tasks_blocked()
+            if how == "cancelled":
+                nursery.cancel_scope.cancel()
+            elif how == "shut down":
+                await servers[0].shutdown()
+            else:
+                with trio.move_on_after(1):
+                    await servers[0].shutdown()
+        assert [record.exc_info is not None for record in caplog.records] == ([True] if fault else [])
+
+    async def test_what_is_no_exception_of_a_handlers_nursery_ends_the_server(self) -> None:
+        async def stop(what: BaseException) -> None:
+            raise what
+
+        async def app(ws: rawws.WebSocket) -> None:
+            await ws.accept()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop, SystemExit(3))
+                nursery.start_soon(ws.close)
+
+        ours, theirs = trio.testing.memory_stream_pair()
+        client = Client(ours)
+        with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rawws.serve_stream, app, theirs)
+                await client.open()
+
     async def test_returning_is_403_before_and_1000_after_the_handshake_was_accepted(self) -> None:
         async def app(ws: rawws.WebSocket) -> None:
             if ws.request.query:
@@ -919,6 +991,28 @@ print("returned")
 """
 
 
+SLOW_LIFESPAN = """
+import sys
+from contextlib import asynccontextmanager
+import rawws
+import trio
+
+@asynccontextmanager
+async def lifespan():
+    print("entering", flush=True)
+    if sys.argv[1] == "enter":
+        await trio.sleep_forever()
+    try:
+        yield
+    finally:
+        print("leaving", flush=True)
+        await trio.sleep_forever()
+
+rawws.run(rawws.EchoProtocol(), port=0, on_start=lambda server: print("listening", flush=True), lifespan=lifespan())
+print("returned")
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 class TestRun:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -1000,6 +1094,27 @@ class TestRun:
         thread.start()
         thread.join(10)
         assert steps == ["entered", "listens", "left"] * 2
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_a_lifespan_that_is_being_entered(self, number: signal.Signals) -> None:
+        with start(SLOW_LIFESPAN, "enter") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "entering\n"
+            process.send_signal(number)
+            out, err = process.communicate(timeout=5)
+        assert (process.returncode, out, err) == (0, "returned\n", "")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_second_signal_ends_a_lifespan_that_is_being_left(self, number: signal.Signals) -> None:
+        with start(SLOW_LIFESPAN, "leave") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "entering\n"
+            assert process.stdout.readline() == "listening\n"
+            process.send_signal(number)
+            assert process.stdout.readline() == "leaving\n"
+            process.send_signal(number)
+            out, err = process.communicate(timeout=5)
+        assert (process.returncode, out, err) == (0, "returned\n", "")
 
     def test_without_on_start_it_runs_as_well(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -1003,6 +1003,26 @@ class TestEnding:
             await peer.close_frame()
             assert await peer.rest() == b""
 
+    async def test_a_close_that_was_cancelled_before_has_said_what_it_had_to_say(self, driver: Driver) -> None:
+        async with driver.open() as (ws, peer):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                ws.send_nowait("last words")
+                await ws.close(4000, "over")
+            assert scope.cancelled_caught
+            assert await peer.text() == "last words"
+            assert await peer.close_frame() == (4000, "over")
+
+    @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65536, -1])
+    async def test_a_code_that_may_not_be_sent_is_refused_and_closes_nothing(self, driver: Driver, code: int) -> None:
+        async with driver.open() as (ws, peer):
+            with pytest.raises(ValueError, match="may not be sent as a close code"):
+                await ws.close(code)
+            with pytest.raises(ValueError, match="may not be sent as a close code"):
+                ws.close_nowait(code)
+            ws.send_nowait("still here")
+            assert await peer.text() == "still here"
+
     async def test_wait_closed_and_close_callbacks_serve_who_does_not_read(self, driver: Driver) -> None:
         async with driver.open() as (ws, peer):
             told: list[tuple[rawws.WebSocket, int]] = []
@@ -1021,6 +1041,47 @@ class TestEnding:
             ws.add_close_callback(tell)
             assert told == [(ws, 1006)] * 3
             assert (await ws.wait_closed()).by == "network"
+
+    async def test_close_callback_that_is_added_in_a_callback_is_called_after_it(
+        self, driver: Driver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        steps: list[str] = []
+
+        def fail(ws: rawws.WebSocket, closed: ConnectionClosed) -> None:
+            steps.append("fails")
+            raise ZeroDivisionError
+
+        class App(rawws.Protocol):
+            def on_close(self, ws: rawws.WebSocket, closed: ConnectionClosed) -> None:
+                ws.add_close_callback(second)
+                steps.append("on_close")
+
+        def first(ws: rawws.WebSocket, closed: ConnectionClosed) -> None:
+            ws.add_close_callback(lambda *_: steps.append("nested"))
+            steps.append("first")
+
+        def second(ws: rawws.WebSocket, closed: ConnectionClosed) -> None:
+            ws.add_close_callback(fail)
+            steps.append("second")
+
+        class Opening(App):
+            def on_open(self, ws: rawws.WebSocket) -> None:
+                ws.add_close_callback(first)
+                held.append(ws)
+
+        held: list[rawws.WebSocket] = []
+        async with driver.serve(Opening()) as connect:
+            peer = await connect()
+            await peer.open()
+            await peer.send(close(1000))
+            assert await peer.close_frame() == (1000, "")
+            await peer.stream.aclose()
+            await held[0].wait_closed()
+            assert steps == ["first", "nested", "on_close", "second", "fails"]
+            held[0].add_close_callback(fail)
+            assert steps[-1] == "fails"
+            assert len(steps) == 6
+        assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
     async def test_close_callback_that_raises_is_logged_and_the_others_are_called(
         self, driver: Driver, caplog: pytest.LogCaptureFixture
@@ -1070,6 +1131,26 @@ class TestHandlers:
             else:
                 await peer.send(close(1000))
                 assert await peer.close_frame() == (1000, "")
+        assert not caplog.records
+
+    @pytest.mark.parametrize("how", ["wait_closed", "closed"])
+    async def test_so_is_what_its_connection_says_of_its_end(
+        self, driver: Driver, how: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def handler(ws: rawws.WebSocket) -> None:
+            await ws.accept()
+            closed = await ws.wait_closed()
+            if how == "closed":
+                assert ws.closed is not None
+                raise ws.closed
+            raise closed
+
+        async with driver.serve(handler) as connect:
+            peer = await connect()
+            await peer.open()
+            await peer.send(close(1000))
+            assert await peer.close_frame() == (1000, "")
+            await settle()
         assert not caplog.records
 
     @pytest.mark.parametrize("grouped", [False, True])

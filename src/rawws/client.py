@@ -31,7 +31,6 @@ from .http import field_pairs
 from .http_client import Answer, Inquiry
 from .limits import Limits
 from .reconnect import Backoff, retry_after, why_not_again, will_heal
-from .stream import LAST_STEPS
 from .transport import READ_SIZE
 from .uri import parse_uri
 from .websocket import WebSocket
@@ -388,12 +387,6 @@ class _Link:
 
     async def end(self, code: int) -> None:
         """Close, and wait until the driver is done; when cancelled, cut."""
-        self.ws.close_nowait(code)
-        with trio.CancelScope(shield=True):
-            # The driver of a stream writes from a task of its own: let that run, but wait for nobody.
-            for _ in range(LAST_STEPS):
-                if self.ws.send_buffer:
-                    await trio.lowlevel.checkpoint()
         try:
             await self.ws.close(code)  # which cuts when it is cancelled
             await self.gone.wait()

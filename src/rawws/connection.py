@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._mypyc import mypyc_attr
 from .backlog import Backlog
-from .encoder import Encoder, SharedMessage, close_payload
+from .encoder import Encoder, SharedMessage, check_close, close_payload
 from .errors import CloseCode, ConnectionClosed, FrameError
 from .frames import CLOSE, PING, PONG, PROGRESS, Control, Decoder
 from .limits import check_policy
@@ -696,7 +696,7 @@ class Connection(Receiver):
         Raises:
             ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
         """
-        close_payload(code, reason)
+        check_close(code, reason)
         if self._state is State.CLOSED:
             self._happen(Event.LOCAL_CLOSE)
         elif self._state is State.HALF_CLOSED:

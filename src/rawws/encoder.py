@@ -25,7 +25,7 @@ from .masking import apply_mask, mask_short
 if TYPE_CHECKING:
     from .deflate import DeflateOptions, DeflateParameters
 
-__all__ = ["Encoder", "SharedMessage", "close_payload"]
+__all__ = ["Encoder", "SharedMessage", "check_close", "close_payload"]
 
 _FIN: Final = 0x80
 _RSV1: Final = 0x40
@@ -74,6 +74,19 @@ def close_payload(code: int, reason: str = "") -> bytes:
     if len(encoded) > MAX_CONTROL_PAYLOAD - 2:
         encoded = encoded[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore").encode()
     return int(code).to_bytes(2, "big") + encoded
+
+
+def check_close(code: int, reason: str = "") -> None:
+    """Check what an application wants to close with; as `close_payload`, but that it says some code.
+
+    1005 is what an application is told of a Close frame without one, "and MUST NOT be set" (RFC 6455 §7.4.1).
+
+    Raises:
+        ValueError, TypeError: as `close_payload`.
+    """
+    if code == CloseCode.NO_STATUS_RECEIVED:
+        raise ValueError(f"{int(code)} may not be sent as a close code")
+    close_payload(code, reason)
 
 
 class _MaskKeys:

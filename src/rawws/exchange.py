@@ -289,13 +289,19 @@ class Exchange(Receiver):
 
     async def _run_page(self, scope: trio.CancelScope, response: Awaitable[Response], request: Request) -> None:
         answer: Response | HandshakeError | None = None
-        with scope:
-            try:
+        try:
+            with scope:
                 answer = await response
-            except HandshakeError as exc:
-                answer = exc
-            except Exception:
-                answer = self._page_failed(request)
+        except HandshakeError as exc:
+            answer = exc
+        except Exception:
+            answer = self._page_failed(request)
+        except BaseExceptionGroup as group:
+            faults, rest = group.split(Exception)
+            if faults is not None:
+                self._page_failed(request)
+            if rest is not None:
+                raise rest from None
         self._page = None
         if answer is None or self._over:
             return

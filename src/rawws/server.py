@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import threading
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, final
 
@@ -34,7 +34,7 @@ from .metrics import Counters
 from .protocol import Protocol
 from .reactor import Reactor, is_supported
 from .site import Site, for_this_machine, remote_host
-from .stream import LAST_STEPS, StreamTransport
+from .stream import StreamTransport, let_leave
 
 if TYPE_CHECKING:
     import ssl
@@ -357,13 +357,10 @@ class Server(Home):
         """Say 1001 to whoever is left, as far as that needs no waiting, and end it."""
         self._closing = True
         left = list(self._websockets)
-        for ws in left:
-            ws.shut_down()
-        with trio.CancelScope(shield=True):
-            # The drivers of streams write from tasks of their own: let these run, but wait for no peer.
-            for _ in range(LAST_STEPS):
-                if any(ws.send_buffer for ws in left):
-                    await trio.lowlevel.checkpoint()
+        with ExitStack() as stack:
+            for ws in left:
+                stack.callback(ws.shut_down)
+        await let_leave(lambda: any(ws.send_buffer for ws in left))
         for ws in left:
             ws.cut()
 
@@ -525,37 +522,43 @@ async def _run(
 ) -> None:
     started = on_start if on_start is not None else _nothing
     opened = lifespan if lifespan is not None else nullcontext()
-    if threading.current_thread() is not threading.main_thread():
+
+    async def serve(started: Callable[[Server], object]) -> None:
         async with opened:
             server = Server(Site(app, **options), admin)
             await server.run(await open_listeners(host, port, ssl_context), started)
-        return
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with opened:
-            server = Server(Site(app, **options), admin)
-            listeners = await open_listeners(host, port, ssl_context)
-            await _without_group(partial(_serve_and_obey, server, listeners, started, signals))
+
+    if threading.current_thread() is threading.main_thread():
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            await _without_group(partial(_obey, signals, serve, started))
+    else:
+        await serve(started)
 
 
-async def _serve_and_obey(
-    server: Server,
-    listeners: Sequence[trio.abc.Listener[Any]],
-    started: Callable[[Server], object],
+async def _obey(
     signals: AsyncIterator[int],
+    serve: Callable[[Callable[[Server], object]], Awaitable[None]],
+    started: Callable[[Server], object],
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_obey, server, signals, nursery.cancel_scope)
-        await server.run(listeners, started)
-        nursery.cancel_scope.cancel()
+    """Serve; shut down on the first signal, if the server listens by then, and cut on the second."""
+    servers: list[Server] = []
 
+    def listens(server: Server) -> None:
+        servers.append(server)
+        started(server)
 
-async def _obey(server: Server, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
-    """Shut down on the first signal, cut on the second."""
-    await anext(signals)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.shutdown)
+    async def stop() -> None:
         await anext(signals)
-        everything.cancel()
+        async with trio.open_nursery() as shutdowns:
+            if servers:
+                shutdowns.start_soon(servers[0].shutdown)
+                await anext(signals)
+            everything.cancel_scope.cancel()
+
+    async with trio.open_nursery() as everything:
+        everything.start_soon(stop)
+        await serve(listens)
+        everything.cancel_scope.cancel()
 
 
 def _nothing(server: Server) -> None:

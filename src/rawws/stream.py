@@ -31,9 +31,9 @@ from .transport import LOW_WATER, NOBODY, READ_SIZE, Transport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LAST_STEPS", "StreamTransport"]
+__all__ = ["StreamTransport", "let_leave"]
 
-LAST_STEPS: Final = 8
+_LAST_STEPS: Final = 8
 """Steps that the task of a stream may make to get a last Close frame out; TLS over a socket takes two."""
 
 _Args = TypeVarTuple("_Args")
@@ -59,6 +59,18 @@ class _Deaf(trio.abc.ReceiveStream):
 
     async def aclose(self) -> None:
         """There is nothing to close."""
+
+
+async def let_leave(is_queued: Callable[[], object]) -> None:
+    """Let the tasks of streams write what was queued last, in spite of a cancellation; wait for no peer.
+
+    Args:
+        is_queued: whether something is left to write.
+    """
+    with trio.CancelScope(shield=True):
+        for _ in range(_LAST_STEPS):
+            if is_queued():
+                await trio.lowlevel.checkpoint()
 
 
 @final

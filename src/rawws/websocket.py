@@ -20,16 +20,17 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
-from trio.lowlevel import Abort, current_task, disable_ki_protection
+from trio.lowlevel import Abort, current_task, disable_ki_protection, enable_ki_protection
 
 from .connection import LARGE, Connection, SendStatus
-from .encoder import Encoder, close_payload
+from .encoder import Encoder, check_close
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
 from .logs import escape
 from .pace import blocks, breathe, hand_over, sleep_order, unpark
 from .pieces import MessageChunks, MessageWriter
 from .states import Event, State
+from .stream import let_leave
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator
@@ -169,6 +170,7 @@ class WebSocket(Connection):
 
     # -- the opening handshake -----------------------------------------------------------------------------
 
+    @enable_ki_protection
     def accept_nowait(self, *, subprotocol: str | None = None, headers: HeaderFields = ()) -> None:
         """Accept the opening handshake (RFC 6455 §4.2.2).
 
@@ -256,6 +258,7 @@ class WebSocket(Connection):
         if self._answered:
             raise RuntimeError("the opening handshake has been answered already")
 
+    @enable_ki_protection
     def _refuse(
         self, status: int, body: str | bytes = "", headers: HeaderFields = (), why: str = "application"
     ) -> None:
@@ -526,11 +529,12 @@ class WebSocket(Connection):
         Raises:
             ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
         """
-        close_payload(code, reason)
+        check_close(code, reason)
         try:
             self.close_nowait(code, reason)
             await self.wait_closed()
         except trio.Cancelled:
+            await let_leave(lambda: self.send_buffer)
             self._cut(code, reason)
             raise
 
@@ -543,7 +547,7 @@ class WebSocket(Connection):
             ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
         """
         if self._state is State.CONNECTING:
-            close_payload(code, reason)
+            check_close(code, reason)
             self._refuse(403)
         super().close_nowait(code, reason)
 
@@ -570,14 +574,15 @@ class WebSocket(Connection):
         return self._closed
 
     def add_close_callback(self, fn: Callable[[WebSocket, ConnectionClosed], object]) -> None:
-        """Call `fn(ws, closed)` once when the connection is over; at once if it is already."""
-        if self._reported:
-            assert self._closed is not None
-            fn(self, self._closed)
-            return
+        """Call `fn(ws, closed)` once when the connection is over; at once if it is already.
+
+        From a callback that is told of the end: when that has returned. What `fn` raises is logged.
+        """
         if self._callbacks is None:
             self._callbacks = []
         self._callbacks.append(fn)
+        if self._reported and not self._busy:
+            self._run_close_callbacks()
 
     def eof(self, error: Exception | None) -> None:
         super().eof(error)
@@ -641,22 +646,28 @@ class WebSocket(Connection):
 
     def _say_closed(self, closed: ConnectionClosed) -> None:
         self._sleep_order = self._owner = None  # they refer to us
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            try:
-                _call(callback, self, closed)
-            except Exception:
-                _log.exception("%r: a close callback raised", self)
+        self._run_close_callbacks()
         if self._app is not None:
             try:
                 _call_on_close(self._app, self, closed)
             except Exception:
                 _log.exception("%r: on_close raised", self)
+            self._run_close_callbacks()
         if self._done is not None:
             self._done.set()
         pings, self._pings = self._pings, None
         for ping in (pings or {}).values():
             ping.answered.set()
+
+    def _run_close_callbacks(self) -> None:
+        assert self._closed is not None
+        while self._callbacks:
+            callbacks, self._callbacks = self._callbacks, None
+            for callback in callbacks:
+                try:
+                    _call(callback, self, self._closed)
+                except Exception:
+                    _log.exception("%r: a close callback raised", self)
 
     def _crash(self, where: str) -> None:
         """The application raised: log it, say 1011 and no more (RFC 6455 §7.4.1)."""
@@ -682,7 +693,10 @@ class WebSocket(Connection):
         self._settle()
 
     async def run(self, handler: Callable[[WebSocket], Awaitable[object]]) -> None:
-        """Run an async handler for this connection, and end the connection as the handler ended."""
+        """Run an async handler for this connection, and end the connection as the handler ended.
+
+        Of what leaves a nursery of the handler's that was cancelled, only that leaves here which is no `Exception`.
+        """
         self._owner = current_task()
         try:
             await handler(self)
@@ -690,6 +704,12 @@ class WebSocket(Connection):
             if not _only_says_closed(exc, self):
                 self._crash("the handler")
                 return
+        except BaseExceptionGroup as group:
+            faults, rest = group.split(Exception)
+            if faults is not None and not _only_says_closed(faults, self):
+                self._crash("the handler")
+            if rest is not None:
+                raise rest from None
         self.close_nowait()
 
     def shut_down(self) -> None:
@@ -732,7 +752,7 @@ def _only_says_closed(exc: BaseException, ws: WebSocket) -> bool:
     """Whether an exception only says that this connection is closed, bare or as every leaf of a group."""
     if isinstance(exc, BaseExceptionGroup):
         return all(_only_says_closed(leaf, ws) for leaf in exc.exceptions)
-    return isinstance(exc, ConnectionClosed) and exc.concerns(ws)
+    return isinstance(exc, ConnectionClosed) and (exc.concerns(ws) or exc is ws.closed)
 
 
 class _ClientSide:
