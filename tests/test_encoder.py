@@ -152,15 +152,12 @@ class TestClosePayload:
         with pytest.raises(ValueError, match="needs a close code"):
             close_payload(1005, "why")
 
-    @pytest.mark.parametrize("code", [None, 1000.0, 3000.5, "1000"])
-    def test_what_is_no_code_is_a_value_error(self, code: Any) -> None:
-        with pytest.raises(ValueError, match=f"{code!r} may not be sent"):
-            close_payload(code)
-
-    @pytest.mark.parametrize("reason", [None, b"why"])
-    def test_what_is_no_reason_is_a_type_error(self, reason: Any) -> None:
-        with pytest.raises(TypeError, match="a reason is str"):
-            close_payload(1000, reason)
+    @pytest.mark.parametrize(
+        ("code", "reason"), [(None, ""), (1000.0, ""), (3000.5, ""), ("1000", ""), (1000, None), (1000, b"why")]
+    )
+    def test_what_is_no_integer_or_no_text_is_a_type_error(self, code: Any, reason: Any) -> None:
+        with pytest.raises(TypeError, match=r"str|int"):  # the compiled build has words of its own
+            close_payload(code, reason)
 
     def test_a_lone_surrogate_in_a_reason_is_a_value_error(self) -> None:
         with pytest.raises(ValueError, match="surrogates"):

@@ -60,16 +60,16 @@ def close_payload(code: int, reason: str = "") -> bytes:
 
     Raises:
         ValueError: the code may not stand in a Close frame, a reason without a code, or a lone surrogate.
-        TypeError: a reason that is no text.
+        TypeError: a code that is no integer, a reason that is no text.
     """
-    if not isinstance(reason, str):
-        raise TypeError(f"a reason is str, not {type(reason).__name__}")
+    if not isinstance(code, int) or not isinstance(reason, str):
+        raise TypeError(f"a close code is int and a reason str, not {type(code).__name__} and {type(reason).__name__}")
     if code == CloseCode.NO_STATUS_RECEIVED:
         if reason:
             raise ValueError("a close reason needs a close code")
         return b""
-    if not isinstance(code, int) or not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-        raise ValueError(f"{code!r} may not be sent as a close code")
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError(f"{int(code)} may not be sent as a close code")
     encoded = reason.encode()
     if len(encoded) > MAX_CONTROL_PAYLOAD - 2:
         encoded = encoded[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore").encode()
