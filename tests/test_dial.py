@@ -1,4 +1,4 @@
-"""Dialling through proxies: CONNECT and SOCKS, allowed and refused, with the real python-socks."""
+"""Dialling through proxies: CONNECT, and SOCKS with the real python-socks; allowed and refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio.testing import memory_stream_pair
 
 import rawws
-from rawws.dial import Proxy
+from rawws.dial import Proxy, open_tunnel
 from tests.conftest import FAST_LANE
 from tests.drivers import client_context, server_context
 from tests.raw_client import echo
@@ -108,6 +109,63 @@ async def test_an_http_proxy_gets_its_user_and_password_and_the_server_does_not(
     assert not seen[0] & {"authorization", "proxy-authorization"}
 
 
+class TestTunnels:
+    """What is said to a proxy of HTTP, over memory."""
+
+    async def tunnel(self, nursery: trio.Nursery, *pieces: bytes, host: str = "a") -> bytes:
+        """Open a tunnel through a proxy that answers with pieces and ends; returns what it was asked."""
+        ours, theirs = memory_stream_pair()
+        asked = b""
+
+        async def proxy() -> None:
+            nonlocal asked
+            while b"\r\n\r\n" not in asked:
+                asked += await theirs.receive_some()
+            for piece in pieces:
+                await theirs.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+            await theirs.send_eof()
+
+        nursery.start_soon(proxy)
+        await open_tunnel(ours, host, 443, None)
+        return asked
+
+    async def test_the_server_is_named_with_its_port_and_we_by_our_name(self, nursery: trio.Nursery) -> None:
+        assert await self.tunnel(nursery, b"HTTP/1.1 200 OK\r\n\r\n", host="::1") == (
+            b"CONNECT [::1]:443 HTTP/1.1\r\n"
+            b"Host: [::1]:443\r\n"
+            b"User-Agent: rawws/" + rawws.__version__.encode() + b"\r\n\r\n"
+        )
+
+    @pytest.mark.parametrize("size", [100, 7, 1])
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 200 OK\r\nVia: x\r\nProxy-Agent: y\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        ],
+    )
+    async def test_its_answer_may_come_in_pieces(self, nursery: trio.Nursery, head: bytes, size: int) -> None:
+        await self.tunnel(nursery, *(head[at : at + size] for at in range(0, len(head), size)))
+
+    async def test_bytes_after_its_answer_are_an_error_for_the_client_speaks_first(self, nursery: trio.Nursery) -> None:
+        with pytest.raises(ConnectionError, match="the proxy sends more than its answer"):
+            await self.tunnel(nursery, b"HTTP/1.1 200 OK\r\n\r\n\x81\x00")
+
+    @pytest.mark.parametrize("pieces", [(), (b"HTTP/1.1 200 OK\r\n",)])
+    async def test_an_end_before_its_answer_is_a_connection_error(
+        self, nursery: trio.Nursery, pieces: tuple[bytes, ...]
+    ) -> None:
+        with pytest.raises(ConnectionError, match="the proxy ended the connection before it answered"):
+            await self.tunnel(nursery, *pieces)
+
+    async def test_an_answer_without_end_is_a_connection_error(self, nursery: trio.Nursery) -> None:
+        with pytest.raises(ConnectionError, match="the head of the proxy's answer is too long"):
+            await self.tunnel(nursery, b"HTTP/1.1 200 OK\r\n", *[b"X: " + b"x" * 1000] * 20)
+
+
 async def test_a_socks_proxy_looks_the_name_up() -> None:
     proxy = Socks5()
     async with serving_rawws(echo) as server, proxying(proxy) as address:
@@ -142,11 +200,12 @@ async def test_a_proxy_that_does_not_reach_the_server_is_a_connection_error(sche
             await talk("ws://localhost/", f"{scheme}://{address}")
 
 
-async def test_a_proxy_that_is_not_there_is_an_os_error() -> None:
+@pytest.mark.parametrize("scheme", ["http", "socks4", "socks5"])
+async def test_a_proxy_that_is_not_there_is_an_os_error(scheme: str) -> None:
     async with proxying(Http()) as address:
         pass
     with pytest.raises(OSError, match="proxy"):
-        await talk("ws://localhost/", f"socks4://{address}")
+        await talk("ws://localhost/", f"{scheme}://{address}")
 
 
 @pytest.mark.parametrize("address", ["", "localhost:1", "ftp://a:1", "http://a", "http://:1", "socks5://secret@a:x"])
@@ -167,6 +226,7 @@ def test_without_python_socks_it_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"rawws\[proxy\]"):
         rawws.connect("ws://localhost/", proxy="socks5://localhost:1")
+    rawws.connect("ws://localhost/", proxy="http://localhost:1")  # needs none
 
 
 async def test_the_environment_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

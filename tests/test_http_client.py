@@ -171,6 +171,61 @@ def test_many_fields_fail() -> None:
     assert ask(head(3), 1, Limits(max_header_count=3))[0] is not None
 
 
+class TestTunnels:
+    """CONNECT, which asks a proxy (RFC 9110 §9.3.6)."""
+
+    def tunnel(self) -> Inquiry:
+        return Inquiry("a:443", [("Host", "a:443")], Limits(), "CONNECT")
+
+    def test_the_request_names_a_host_and_a_port(self) -> None:
+        assert self.tunnel().request == b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"
+
+    @sizes
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.0 200 Connection established\r\nVia: x\r\n\r\n",
+            b"HTTP/1.1 204 No Content\r\n\r\n",
+            b"HTTP/1.1 299 Odd\r\nContent-Length: 5\r\n\r\n",  # which means nothing here
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        ],
+    )
+    def test_any_2xx_is_a_yes_and_what_follows_it_is_kept(self, head: bytes, size: int) -> None:
+        asked = self.tunnel()
+        data = head + b"\r\n\r\nrest"
+        for at in range(0, len(data), size):
+            asked.feed(data[at : at + size])
+            asked.next_answer()
+        assert asked.has_head
+        assert asked.granted
+        assert asked.trailing_data == b"\r\n\r\nrest"
+
+    @pytest.mark.parametrize("head", [b"HTTP/1.1 302 Found\r\n\r\n", b"HTTP/1.1 407 No\r\nContent-Length: 5\r\n\r\n"])
+    def test_anything_else_is_a_no(self, head: bytes) -> None:
+        asked = self.tunnel()
+        asked.feed(head)
+        assert asked.next_answer() is None
+        assert asked.has_head
+        assert not asked.granted
+
+    @pytest.mark.parametrize(
+        ("data", "why"),
+        [
+            (b"SOCKS", "the proxy does not speak HTTP/1.1"),
+            (b"HTTP/1.1 200\r\nX : y\r\n\r\n", "the head of the proxy's answer is malformed"),
+            (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "the head of the proxy's answer is malformed"),
+            (b"HTTP/1.1 200 OK\r\nX: " + b"x" * (1 << 14), "the head of the proxy's answer is too long"),
+        ],
+    )
+    def test_what_breaks_the_rules_is_the_proxys(self, data: bytes, why: str) -> None:
+        asked = self.tunnel()
+        asked.feed(data)
+        with pytest.raises(HandshakeFailed) as caught:
+            asked.next_answer()
+        assert str(caught.value) == why
+
+
 @given(
     data=st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(lambda data: b"HTTP/1.1 101 \r\n" + data)),
     size=st.integers(1, 60),

@@ -25,13 +25,12 @@ import trio
 from .carrier import carry
 from .client_handshake import Opening, Wishes
 from .deflate import DeflateOptions
-from .dial import Proxy, dial
+from .dial import Proxy, ask, dial, receive
 from .errors import CloseCode, HandshakeFailed, HandshakeRejected
 from .http import field_pairs
 from .http_client import Answer, Inquiry
 from .limits import Limits
 from .reconnect import Backoff, retry_after, why_not_again, will_heal
-from .transport import READ_SIZE
 from .uri import parse_uri
 from .websocket import WebSocket
 
@@ -83,7 +82,7 @@ def connect(
         subprotocols: offered in this order of preference; `ws.subprotocol` is the server's choice.
         origin: the Origin field, such as `https://example.com`; None sends none, as befits what is no browser.
         ssl_context: for `wss`; None trusts what the system trusts.
-        proxy: `http://[user:password@]host:port` (CONNECT), `socks5://…` or `socks4://…`, by python-socks, the extra
+        proxy: `http://[user:password@]host:port` (CONNECT); `socks5://…` or `socks4://…`, by python-socks, the extra
             `rawws[proxy]`. None dials directly: environment variables are not looked at.
         limits: the bounds of the connection; None: `Limits()`.
         compression: permessage-deflate (RFC 7692): how, or whether, to offer it.
@@ -93,7 +92,7 @@ def connect(
 
     Raises:
         ValueError: an argument is wrong; raised by the call itself.
-        ImportError: a proxy is given and python-socks is not installed; raised by the call itself.
+        ImportError: a proxy of SOCKS is given and python-socks is not installed; raised by the call itself.
 
     Entering the block raises:
 
@@ -419,28 +418,13 @@ async def _ask(stream: trio.abc.Stream, opening: Opening, limits: Limits) -> tup
     """Send the request, and return the answer and what came after it.
 
     Raises:
-        ConnectionError: the server ended the connection before it answered.
+        OSError: the connection ended before the answer.
         HandshakeFailed: this is no HTTP/1.1.
     """
     request = opening.request
     inquiry = Inquiry(request.target, request.headers.raw, limits)
-    with suppress(trio.BrokenResourceError):  # a server that refuses everybody may not read what we ask
-        await stream.send_all(inquiry.request)
-    while (answer := inquiry.next_answer()) is None and not inquiry.has_head:
-        data = await _receive(stream)
-        if not data:
-            raise ConnectionError("the server ended the connection before it answered the opening handshake")
-        inquiry.feed(data)
-    if answer is None:
-        with trio.move_on_after(_BODY_SECONDS):
-            while (answer := inquiry.next_answer()) is None:
-                inquiry.feed(await _receive(stream))
-    return answer or inquiry.partial_answer(), inquiry.trailing_data
-
-
-async def _receive(stream: trio.abc.Stream) -> bytes:
-    """Read; a broken connection has come to its end."""
-    try:
-        return bytes(await stream.receive_some(READ_SIZE))
-    except trio.BrokenResourceError:
-        return b""
+    await ask(stream, inquiry)
+    with trio.move_on_after(_BODY_SECONDS):
+        while inquiry.next_answer() is None:
+            inquiry.feed(await receive(stream))
+    return inquiry.partial_answer(), inquiry.trailing_data

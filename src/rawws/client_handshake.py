@@ -21,7 +21,7 @@ from ._version import __version__
 from .deflate import confirm, offer
 from .errors import HandshakeFailed, HandshakeRejected
 from .handshake import WEBSOCKET_VERSION, accept_value, canonical_origin
-from .http import Headers, Request, check_fields, is_token, list_elements
+from .http import Headers, Request, basic_credentials, check_fields, is_token, list_elements
 
 if TYPE_CHECKING:
     from .deflate import DeflateOptions, DeflateParameters
@@ -126,8 +126,7 @@ class Opening:
         if wishes.compression is not None:
             fields.append(("Sec-WebSocket-Extensions", offer(wishes.compression)))
         if self.uri.credentials is not None and not wishes.has("authorization"):
-            user_and_password = ":".join(self.uri.credentials).encode()  # RFC 7617 §2.1
-            fields.append(("Authorization", f"Basic {b2a_base64(user_and_password, newline=False).decode('ascii')}"))
+            fields.append(("Authorization", basic_credentials(*self.uri.credentials)))
         if not wishes.has("user-agent"):
             fields.append(("User-Agent", f"rawws/{__version__}"))
         fields.extend(wishes.headers)

@@ -1,37 +1,45 @@
 """From an address to a stream that is ready for the opening handshake: TCP, a proxy, TLS.
 
-Strategy: Trio looks names up and races addresses (RFC 8305), python-socks talks to proxies, the standard library
-does TLS; this module puts one on top of the other and sees that nothing stays open when one of them fails. What goes
-wrong on the network is an OSError, whichever of them found it; a certificate that does not convince is the standard
-library's own `ssl.SSLCertVerificationError`.
+Strategy: Trio looks names up and races addresses (RFC 8305), `http_client.py` asks proxies of HTTP for a tunnel,
+python-socks those of SOCKS, the standard library does TLS; this module puts one on top of the other and sees that
+nothing stays open when one of them fails. What goes wrong on the network is an OSError, whichever of them found it; a
+certificate that does not convince is the standard library's own `ssl.SSLCertVerificationError`.
 
-It sets no deadlines: whoever calls does. It does not know what the bytes mean.
+It sets no deadlines: whoever calls does. It does not know what the bytes mean that go to the server.
 """
 
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from ._version import __version__
+from .errors import HandshakeFailed
+from .http import basic_credentials
+from .http_client import Inquiry
+from .limits import Limits
+from .transport import READ_SIZE
+from .uri import split_netloc
+
 if TYPE_CHECKING:
-    from python_socks.async_.trio import Proxy as _Proxy
+    from python_socks.async_.trio import Proxy as SocksProxy
 
     from .uri import Uri
 
-__all__ = ["Proxy", "dial"]
+__all__ = ["Proxy", "ask", "dial", "open_tunnel", "receive"]
 
-_SCHEMES: Final = {
-    "http": ("http", False),
-    "socks4": ("socks4", False),
-    "socks4a": ("socks4", True),
-    "socks5": ("socks5", True),
-    "socks5h": ("socks5", True),
+_SOCKS: Final = {
+    "socks4": ("SOCKS4", False),
+    "socks4a": ("SOCKS4", True),
+    "socks5": ("SOCKS5", True),
+    "socks5h": ("SOCKS5", True),
 }
-"""Schemes of proxies: python-socks's name, and whether the proxy looks names up."""
+"""Schemes of SOCKS: python-socks's name, and whether the proxy looks names up."""
 
 _REFUSALS: Final = frozenset({401, 403, 407})
 """Statuses of an HTTP proxy that say "not you"."""
@@ -44,26 +52,35 @@ class Proxy:
     A SOCKS5 proxy looks the server's name up, a SOCKS4 proxy does not.
 
     Raises:
-        ImportError: python-socks, the extra `rawws[proxy]`, is not installed.
+        ImportError: it is one of SOCKS, and python-socks, the extra `rawws[proxy]`, is not installed.
         ValueError: this is no such address. The message does not quote it.
     """
 
-    __slots__ = ("_proxy",)
+    __slots__ = ("_credentials", "_host", "_port", "_socks")
 
     def __init__(self, address: str) -> None:
-        try:
-            from python_socks.async_.trio import Proxy
-        except ImportError:
-            raise ImportError("a proxy needs python-socks: pip install 'rawws[proxy]'") from None
-
         scheme, separator, rest = address.partition("://")
-        if not separator or scheme.lower() not in _SCHEMES:
+        scheme = scheme.lower()
+        if not separator or (scheme != "http" and scheme not in _SOCKS):
             raise ValueError("a proxy's address should begin with http://, socks5:// or socks4://")
-        known, rdns = _SCHEMES[scheme.lower()]
         try:
-            self._proxy: _Proxy = Proxy.from_url(f"{known}://{rest}", rdns=rdns)
-        except ValueError:
-            raise ValueError("a proxy's address needs a host and a port") from None
+            self._host, port, self._credentials = split_netloc(rest.partition("/")[0])
+        except ValueError as exc:
+            raise ValueError(f"the proxy cannot be used: {exc}") from None
+        if port is None:
+            raise ValueError("a proxy's address needs a host and a port")
+        self._port = port
+        self._socks = None if scheme == "http" else self._of_socks(scheme)
+
+    def _of_socks(self, scheme: str) -> SocksProxy:
+        try:
+            from python_socks import ProxyType
+            from python_socks.async_.trio import Proxy as SocksProxy
+        except ImportError:
+            raise ImportError("a proxy of SOCKS needs python-socks: pip install 'rawws[proxy]'") from None
+        name, rdns = _SOCKS[scheme]
+        user, password = self._credentials or (None, None)
+        return SocksProxy(ProxyType[name], self._host, self._port, user, password, rdns)
 
     async def connect(self, host: str, port: int) -> trio.SocketStream:
         """Connect to a server through the proxy.
@@ -72,15 +89,78 @@ class Proxy:
             PermissionError: the proxy does not let us.
             OSError: the proxy, or the server behind it, cannot be reached.
         """
+        if self._socks is not None:
+            return await self._connect_by_socks(self._socks, host, port)
+        try:
+            stream = await trio.open_tcp_stream(self._host, self._port)
+        except OSError as exc:
+            raise ConnectionError(f"the proxy cannot be reached: {exc}") from exc
+        try:
+            await open_tunnel(stream, host, port, self._credentials)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    async def _connect_by_socks(self, proxy: SocksProxy, host: str, port: int) -> trio.SocketStream:
         from python_socks import ProxyError
 
         try:
-            return trio.SocketStream(await self._proxy.connect(host, port, timeout=inf))
+            return trio.SocketStream(await proxy.connect(host, port, timeout=inf))
         except ProxyError as exc:
             code = exc.error_code
             if code in _REFUSALS:
                 raise PermissionError(f"the proxy does not let us through: {code}") from exc
             raise ConnectionError(f"the proxy does not reach the server ({code or 'no reason'})") from exc
+
+
+async def open_tunnel(stream: trio.abc.Stream, host: str, port: int, credentials: tuple[str, str] | None) -> None:
+    """Ask a proxy of HTTP to make a stream one to a server (RFC 9110 §9.3.6).
+
+    Raises:
+        PermissionError: the proxy does not let us.
+        ConnectionError: it does not reach the server, or breaks HTTP/1.1.
+    """
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    fields = [("Host", authority), ("User-Agent", f"rawws/{__version__}")]
+    if credentials is not None:
+        fields.append(("Proxy-Authorization", basic_credentials(*credentials)))
+    inquiry = Inquiry(authority, fields, Limits(), "CONNECT")
+    try:
+        await ask(stream, inquiry)
+    except HandshakeFailed as exc:
+        raise ConnectionError(str(exc)) from None
+    status = inquiry.partial_answer().status
+    if status in _REFUSALS:
+        raise PermissionError(f"the proxy does not let us through: {status}")
+    if not inquiry.granted:
+        raise ConnectionError(f"the proxy does not reach the server ({status})")
+    if inquiry.trailing_data:  # TLS and HTTP begin with the client, so the server has not said it
+        raise ConnectionError("the proxy sends more than its answer")
+
+
+async def ask(stream: trio.abc.Stream, inquiry: Inquiry) -> None:
+    """Send a request, and feed its answer until the head of that is there.
+
+    Raises:
+        OSError: the connection ended before.
+        HandshakeFailed: this is no HTTP/1.1.
+    """
+    with suppress(trio.BrokenResourceError):  # who refuses everybody may not read what we ask
+        await stream.send_all(inquiry.request)
+    while inquiry.next_answer() is None and not inquiry.has_head:
+        data = await receive(stream)
+        if not data:
+            raise ConnectionError(f"{inquiry.peer} ended the connection before it answered")
+        inquiry.feed(data)
+
+
+async def receive(stream: trio.abc.Stream) -> bytes:
+    """Read; a broken connection has come to its end."""
+    try:
+        return bytes(await stream.receive_some(READ_SIZE))
+    except trio.BrokenResourceError:
+        return b""
 
 
 @cache

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from binascii import b2a_base64
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -28,6 +29,7 @@ __all__ = [
     "Headers",
     "Request",
     "Response",
+    "basic_credentials",
     "check_fields",
     "field_pairs",
     "has_clean_lines",
@@ -98,6 +100,11 @@ def check_fields(headers: Iterable[tuple[str, str]], *, owned: frozenset[str]) -
             raise ValueError(f"rawws sets the header field {name} itself")
         if not _OUR_VALUE.fullmatch(value):
             raise ValueError(f"the value of the header field {name} is not printable ASCII")
+
+
+def basic_credentials(user: str, password: str) -> str:
+    """Return the value of an Authorization or Proxy-Authorization field (RFC 7617 §2); `user` has no colon."""
+    return f"Basic {b2a_base64(f'{user}:{password}'.encode(), newline=False).decode('ascii')}"
 
 
 def has_clean_lines(head: bytes) -> bool:

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from .http import parse_authority
 
-__all__ = ["Uri", "parse_uri"]
+__all__ = ["Uri", "parse_uri", "split_netloc"]
 
 _SECURE: Final = {"ws": False, "http": False, "wss": True, "https": True}
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
@@ -97,13 +97,9 @@ def parse_uri(address: str) -> Uri:
         raise ValueError("the address should begin with ws:// or wss://")
     if "#" in address:
         raise ValueError("the address of a WebSocket has no fragment")  # RFC 6455 §3
-    userinfo, at, authority = parts.netloc.rpartition("@")
-    split = parse_authority(authority if authority.isascii() else _in_ascii(authority))
-    if split is None:
-        raise ValueError("the address has no host, or a malformed one")
-    host, port = split
-    if port == 0:
-        raise ValueError("the address has the port 0")
+    host, port, credentials = split_netloc(parts.netloc)
+    if credentials is not None and ":" in credentials[0]:
+        raise ValueError("the user in the address has a colon, which HTTP cannot say")  # RFC 7617 §2
     target = parts.path or "/"
     if parts.query:
         target += f"?{parts.query}"
@@ -111,11 +107,27 @@ def parse_uri(address: str) -> Uri:
         raise ValueError("the address has a % without two hexadecimal digits")
     return Uri(
         secure,
-        host.strip("[]"),
+        host,
         _default_port(secure) if port is None else port,
         quote(target, safe=_RESERVED_AND_ESCAPES),
-        _split_userinfo(userinfo) if at else None,
+        credentials,
     )
+
+
+def split_netloc(netloc: str) -> tuple[str, int | None, tuple[str, str] | None]:
+    """Split `user:password@host:port` into host, port and credentials, as `Uri` has them; None where there are none.
+
+    Raises:
+        ValueError: it is malformed. The message does not quote it.
+    """
+    userinfo, at, authority = netloc.rpartition("@")
+    split = parse_authority(authority if authority.isascii() else _in_ascii(authority))
+    if split is None:
+        raise ValueError("the address has no host, or a malformed one")
+    host, port = split
+    if port == 0:
+        raise ValueError("the address has the port 0")
+    return host.strip("[]"), port, _split_userinfo(userinfo) if at else None
 
 
 def _default_port(secure: bool) -> int:
@@ -136,9 +148,6 @@ def _in_ascii(authority: str) -> str:
 def _split_userinfo(userinfo: str) -> tuple[str, str]:
     user, _, password = userinfo.partition(":")
     try:
-        user, password = unquote(user, errors="strict"), unquote(password, errors="strict")
+        return unquote(user, errors="strict"), unquote(password, errors="strict")
     except UnicodeDecodeError:
         raise ValueError("the user or password in the address is not percent-encoded UTF-8") from None
-    if ":" in user:
-        raise ValueError("the user in the address has a colon, which HTTP cannot say")  # RFC 7617 §2
-    return user, password
