@@ -497,6 +497,7 @@ class TestArguments:
         [
             ("localhost", {}),
             ("ws://localhost/#x", {}),
+            ("ws://a..b/", {}),
             ("ws://localhost/", {"open_timeout": 0}),
             ("ws://localhost/", {"headers": [("Host", "b")]}),
             ("ws://localhost/", {"subprotocols": "chat"}),
@@ -504,6 +505,7 @@ class TestArguments:
             ("ws://localhost/", {"origin": "nowhere"}),
             ("ws://localhost/", {"proxy": "localhost:3128"}),
             ("ws://localhost/", {"proxy": "http://localhost"}),
+            ("ws://localhost/", {"proxy": "http://a..b:1"}),
         ],
     )
     def test_a_mistake_is_a_value_error_before_anything_is_dialled(self, url: str, options: dict[str, Any]) -> None:

@@ -202,7 +202,7 @@ class TestRefusals:
         with pytest.raises(HandshakeRejected):
             opening().follow(Answer(302, Headers()))
 
-    @pytest.mark.parametrize("location", ["http://a/", "mailto:a", "wss://[", "/a, /b"])
+    @pytest.mark.parametrize("location", ["http://a/", "mailto:a", "wss://[", "/a, /b", "wss://a..b/"])
     def test_a_redirect_that_is_not_followed_says_why(self, location: str) -> None:
         with pytest.raises(HandshakeRejected, match="the redirect is not followed") as caught:
             opening("wss://a/").follow(redirect(location))

@@ -25,6 +25,13 @@ from rawws.uri import Uri, parse_uri
         ("ws://user@a/", Uri(False, "a", 80, "/", ("user", ""))),
         ("ws://us%20er:p%3Aw%40:d@a/", Uri(False, "a", 80, "/", ("us er", "p:w@:d"))),
         ("ws://@a/", Uri(False, "a", 80, "/", ("", ""))),
+        ("ws://a.b.:81/", Uri(False, "a.b.", 81, "/")),  # the one trailing dot that names have
+        (f"ws://{'a' * 63}.b/", Uri(False, f"{'a' * 63}.b", 80, "/")),
+        (f"ws://{'a.' * 126}a./", Uri(False, f"{'a.' * 126}a.", 80, "/")),  # 253 bytes and the dot
+        (
+            "ws://[2001:db8:1111:2222:3333:4444:5555:6666]/",
+            Uri(False, "2001:db8:1111:2222:3333:4444:5555:6666", 80, "/"),
+        ),
     ],
 )
 def test_an_address_says_what_to_dial_and_what_to_ask_for(address: str, uri: Uri) -> None:
@@ -61,6 +68,13 @@ def test_an_address_says_what_to_dial_and_what_to_ask_for(address: str, uri: Uri
         "ws://us%3Aer:secret@a/",  # a colon in the user, which Basic authentication cannot say
         "ws://us%ffer:secret@a/",
         "ws://a..ü/",
+        "ws://a..b/",
+        "ws://.a/",
+        "ws://a../",
+        "ws://./",
+        f"ws://{'a' * 64}.b/",
+        f"ws://{'a.' * 127}a/",  # 255 bytes
+        f"ws://{'ü' * 63}/",  # longer in ASCII
         "ws://secret@℀.com/",
         "ws://xn--a-ü.com:80/",
     ],
@@ -114,7 +128,9 @@ class TestRedirects:
         with pytest.raises(ValueError, match="plain text"):
             parse_uri("wss://a/").redirected(location)
 
-    @pytest.mark.parametrize("location", ["mailto:a", "http://[::1", "\thttp://b/", "/b c", "http:// b/", "//a:b/"])
+    @pytest.mark.parametrize(
+        "location", ["mailto:a", "http://[::1", "\thttp://b/", "/b c", "http:// b/", "//a:b/", "//a..b/"]
+    )
     def test_what_is_no_address_is_not_followed(self, location: str) -> None:
         with pytest.raises(ValueError, match="address"):
             parse_uri("ws://a/").redirected(location)

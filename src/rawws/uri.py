@@ -125,6 +125,8 @@ def split_netloc(netloc: str) -> tuple[str, int | None, tuple[str, str] | None]:
     if split is None:
         raise ValueError("the address has no host, or a malformed one")
     host, port = split
+    if not _can_be_looked_up(host):
+        raise ValueError("the host in the address has a part that is empty or too long, or is too long itself")
     if port == 0:
         raise ValueError("the address has the port 0")
     return host.strip("[]"), port, _split_userinfo(userinfo) if at else None
@@ -132,6 +134,12 @@ def split_netloc(netloc: str) -> tuple[str, int | None, tuple[str, str] | None]:
 
 def _default_port(secure: bool) -> int:
     return 443 if secure else 80
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Tell whether DNS can hold a name (RFC 1035 §2.3.4); the lookup itself would not raise an OSError."""
+    name = host.removesuffix(".")
+    return len(name) <= 253 and all(1 <= len(label) <= 63 for label in name.split("."))
 
 
 def _in_ascii(authority: str) -> str:
