@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws import terminal as terminal_module
@@ -469,6 +470,11 @@ class Pipe:
         with trio.fail_after(15):
             return await talk(settings, stdin=self.stdin, stdout=self.stdout, stderr=self.stderr)
 
+    def reads(self, size: int) -> bytes:
+        """Wait for so many bytes of the output, and return them."""
+        with open(self.output, "rb", closefd=False) as file:
+            return file.read(size)
+
     def said(self) -> bytes:
         self.close(self.stdout)
         return os.read(self.output, 1 << 16)
@@ -483,6 +489,21 @@ def pipe() -> Iterator[Pipe]:
     pipe = Pipe()
     yield pipe
     pipe.close()
+
+
+@pytest.fixture
+def mock_clock() -> MockClock:
+    """Stands still until a test lets it jump; it is to begin with the test."""
+    return MockClock()
+
+
+async def settled() -> None:
+    """Wait until nothing has happened for a while, in threads and between sockets of this process too."""
+    await wait_all_tasks_blocked(0.05)
+
+
+LARGE = "x" * 300_000
+"""More than a pipe holds, so that printing it blocks until somebody reads."""
 
 
 def quick(server: rawws.Server) -> Settings:
@@ -518,6 +539,33 @@ class TestInAPipe:
             pipe.writes(b"go\n")
             assert await pipe.runs(quick(server)) == 0
         assert pipe.said() == b"0\n1\n2\n3\n"
+
+    @pytest.mark.parametrize("ends_first", [True, False], ids=["input ends first", "input ends meanwhile"])
+    async def test_a_slow_reader_of_the_output_loses_nothing(
+        self, pipe: Pipe, mock_clock: MockClock, nursery: trio.Nursery, ends_first: bool
+    ) -> None:
+        app = Told()
+        async with serving(app) as server:
+            nursery.start_soon(pipe.runs, Settings(url=address(server), wait=1))
+            if ends_first:
+                pipe.writes(b"")
+            await app.connected.wait()
+            await settled()
+            await app.ws.send(LARGE)
+            await app.ws.send("the last")
+            await settled()
+            if not ends_first:
+                pipe.writes(b"")
+                await settled()
+            mock_clock.jump(4)  # nothing was read for longer than it waits
+            await settled()
+            assert app.ws.closed is None
+            whole = f"{LARGE}\nthe last\n".encode()
+            assert await trio.to_thread.run_sync(pipe.reads, len(whole)) == whole
+            await settled()
+            assert app.ws.closed is None
+            mock_clock.jump(1)
+            assert (await app.ws.wait_closed()).code == 1000
 
     async def test_messages_leave_as_they_came_where_no_terminal_reads_them(self, pipe: Pipe) -> None:
         app = Told()

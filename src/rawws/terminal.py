@@ -19,6 +19,7 @@ import signal
 import stat
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -196,24 +197,36 @@ class _InPipe(_Talk):
 
     _silence: trio.CancelScope | None = None
     """Ends the wait for answers, once the input has ended."""
+    _printing = False
 
     async def _talk(self, ws: WebSocket) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, ws)
-            as_shown = os.isatty(self._stdout)
             with suppress(ConnectionClosed, OSError):  # the latter when nobody reads what we print
-                async for message in ws:
-                    if self._silence is not None:
-                        self._silence.deadline = trio.current_time() + self._settings.wait
-                    data = _shown(message).encode() if as_shown else _as_bytes(message)
-                    await trio.to_thread.run_sync(_write, self._stdout, data + b"\n", abandon_on_cancel=True)
+                await self._print(ws)
             await ws.close()
             nursery.cancel_scope.cancel()
+
+    async def _print(self, ws: WebSocket) -> None:
+        as_shown = os.isatty(self._stdout)
+        async for message in ws:
+            data = _shown(message).encode() if as_shown else _as_bytes(message)
+            self._printing = True
+            self._wait_anew()
+            await trio.to_thread.run_sync(_write, self._stdout, data + b"\n", abandon_on_cancel=True)
+            self._printing = False
+            self._wait_anew()
+
+    def _wait_anew(self) -> None:
+        """Begin the wait for answers anew; while a message is being printed, others may wait behind it."""
+        if self._silence is not None:
+            self._silence.deadline = inf if self._printing else trio.current_time() + self._settings.wait
 
     async def _send(self, ws: WebSocket) -> None:
         try:
             if await self._send_lines(ws):
-                with trio.move_on_after(self._settings.wait) as self._silence:
+                with trio.CancelScope() as self._silence:
+                    self._wait_anew()
                     await trio.sleep_forever()
         except ConnectionClosed:
             pass  # how it ended is told at the end
