@@ -588,6 +588,61 @@ class TestInAPipe:
                 await Person(master).sees("\\x1b[2J", "1 bytes: 1b", "")
                 pipe.close(pipe.input)
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    async def test_an_output_that_blocks_is_no_obstacle_to_a_signal(
+        self, pipe: Pipe, mock_clock: MockClock, nursery: trio.Nursery, number: signal.Signals
+    ) -> None:
+        async with self.blocking(pipe, nursery) as (app, statuses):
+            os.kill(os.getpid(), number)
+            assert (await app.ws.wait_closed()).code == 1000
+            await settled()
+            assert statuses == []  # a reader may come yet
+            mock_clock.jump(5)
+            await settled()
+            assert statuses == [0]
+        assert pipe.complained() == b"closed by this side with 1000, normal closure\n"
+
+    async def test_a_second_signal_ends_it_at_once(
+        self, pipe: Pipe, mock_clock: MockClock, nursery: trio.Nursery
+    ) -> None:
+        async with self.blocking(pipe, nursery) as (_, statuses):
+            os.kill(os.getpid(), signal.SIGINT)
+            await settled()
+            os.kill(os.getpid(), signal.SIGINT)
+            await settled()
+            assert statuses == [0]
+
+    async def test_an_output_for_messages_and_words_that_blocks_is_none_either(
+        self, pipe: Pipe, mock_clock: MockClock, nursery: trio.Nursery
+    ) -> None:
+        async with self.blocking(pipe, nursery, stderr=pipe.stdout) as (_, statuses):
+            os.kill(os.getpid(), signal.SIGINT)
+            await settled()
+            os.kill(os.getpid(), signal.SIGINT)
+            await settled()
+            mock_clock.jump(1)
+            await settled()
+            assert statuses == [0]
+
+    @asynccontextmanager
+    async def blocking(
+        self, pipe: Pipe, nursery: trio.Nursery, *, stderr: int | None = None
+    ) -> AsyncIterator[tuple[Told, list[int]]]:
+        """A client whose output takes nothing more, and its exit status once it has ended."""
+        app = Told()
+        statuses: list[int] = []
+
+        async def run() -> None:
+            outputs = {"stdout": pipe.stdout, "stderr": stderr or pipe.stderr}
+            statuses.append(await talk(Settings(url=address(server)), stdin=pipe.stdin, **outputs))
+
+        async with serving(app) as server:
+            nursery.start_soon(run)
+            await app.connected.wait()
+            await app.ws.send(LARGE)
+            await settled()
+            yield app, statuses
+
     async def test_lines_can_be_binary(self, pipe: Pipe) -> None:
         app = Told()
         async with serving(app) as server:

@@ -1,11 +1,12 @@
 """A WebSocket for people: what `rawws connect` does at a terminal, and in a pipe.
 
 Strategy: at a terminal one task reads keys and another one prints what arrives. Both write through `_Screen`, which
-wipes the line being typed, prints, and draws it again in one write, so that nothing tears. In a pipe a thread reads,
-for a file has no readiness, and messages leave as they came. Rules:
+wipes the line being typed, prints, and draws it again in one write, so that nothing tears. In a pipe threads read and
+write, for a file has no readiness, and messages leave as they came. Rules:
 
 * Whatever a server says reaches a terminal through `printable` only.
-* Every way out closes in order: Ctrl-C, Ctrl-D, SIGINT, SIGTERM, the end of the input. A second Ctrl-C cuts.
+* Every way out closes in order: Ctrl-C, Ctrl-D, SIGINT, SIGTERM, the end of the input. A second Ctrl-C or signal cuts.
+  An output that nobody reads delays it by `close_timeout` at most.
 * Keys are read whatever the server does: what it does not take waits in a short queue beside them.
 * The terminal is left as it was found, whatever happened.
 
@@ -52,6 +53,8 @@ _SHOWN_BYTES: Final = 32
 _READ: Final = 64 * 1024
 _WAITING: Final = 64
 """Messages that may wait for a server that does not read."""
+_LAST_WORDS: Final = 1.0
+"""Seconds that it may take to say how it ended, where an output that blocks was interrupted."""
 _INTERRUPTED: Final = 130
 """The exit status of what Ctrl-C ended before it had begun, a shell's number for SIGINT."""
 _GOOD: Final = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
@@ -126,6 +129,8 @@ class _Talk:
         self._opening = trio.CancelScope()
         self._ws: WebSocket | None = None
         self._interrupted = False
+        self._patience = inf  # until when a write may block
+        self._writing: trio.CancelScope | None = None
         self._trouble: str | None = None
 
     async def run(self) -> int:
@@ -166,7 +171,7 @@ class _Talk:
         if self._trouble is not None:
             return 2
         with suppress(OSError):  # there may be nobody left to tell
-            _write(self._stderr, f"{how_it_ended(closed)}\n".encode())
+            await self._put_out(self._stderr, f"{how_it_ended(closed)}\n".encode(), grace=_LAST_WORDS)
         return 0 if closed.code in _GOOD else 1
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -177,11 +182,31 @@ class _Talk:
         """Close in order; the second time, cut."""
         if self._ws is None:
             self._opening.cancel()
-        elif self._interrupted:
+            return
+        if self._interrupted:
             self._ws.cut()
+            self._patience = trio.current_time()
         else:
             self._interrupted = True
             self._ws.close_nowait()
+            self._patience = trio.current_time() + self._settings.limits.close_timeout
+        if self._writing is not None:
+            self._writing.deadline = self._patience
+
+    async def _put_out(self, descriptor: int, data: bytes, *, grace: float = 0.0) -> bool:
+        """Write, for as long as nobody interrupts; return whether all of it was written.
+
+        A thread does it, which is left behind where it blocks for longer.
+
+        Args:
+            grace: seconds that it may take at least.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with trio.CancelScope(deadline=max(self._patience, trio.current_time() + grace)) as self._writing:
+            await trio.to_thread.run_sync(_write, descriptor, data, abandon_on_cancel=True)
+        return not self._writing.cancelled_caught
 
     async def _talk(self, ws: WebSocket) -> None:
         """Pass messages until the connection has ended."""
@@ -213,7 +238,8 @@ class _InPipe(_Talk):
             data = _shown(message).encode() if as_shown else _as_bytes(message)
             self._printing = True
             self._wait_anew()
-            await trio.to_thread.run_sync(_write, self._stdout, data + b"\n", abandon_on_cancel=True)
+            if not await self._put_out(self._stdout, data + b"\n"):
+                return
             self._printing = False
             self._wait_anew()
 
