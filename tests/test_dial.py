@@ -55,20 +55,46 @@ class Http:
 
 
 class Socks5:
-    """A SOCKS proxy (RFC 1928) without authentication."""
+    """A SOCKS proxy (RFC 1928).
 
-    def __init__(self, reply: int = 0) -> None:
+    Args:
+        reply: 0 connects.
+        method: of authentication; 2 is user and password (RFC 1929), 255 that it takes none that is offered.
+        accepts: whether it takes the user and password.
+    """
+
+    def __init__(self, reply: int = 0, *, method: int = 0, accepts: bool = True) -> None:
         self.reply = reply
+        self.method = method
+        self.accepts = accepts
+        self.offered = b""
+        self.credentials = b""
         self.asked = b""
 
     async def __call__(self, client: trio.SocketStream) -> None:
-        await client.receive_some()
-        await client.send_all(b"\x05\x00")
+        self.offered = bytes(await client.receive_some())
+        await client.send_all(bytes((5, self.method)))
+        if self.method == 2:
+            self.credentials = bytes(await client.receive_some())
+            await client.send_all(bytes((1, not self.accepts)))
         self.asked = bytes(await client.receive_some())
         # Version, reply, reserved, IPv4, 0.0.0.0, port 0.
         await client.send_all(bytes((5, self.reply, 0, 1, 0, 0, 0, 0, 0, 0)))
         if not self.reply:
             await relay(client, int.from_bytes(self.asked[-2:], "big"))
+
+
+class Socks4:
+    """A proxy of SOCKS 4, which says no."""
+
+    def __init__(self, reply: int) -> None:
+        self.reply = reply
+        self.asked = b""
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        self.asked = bytes(await client.receive_some())
+        # Version 0, reply, port 0, 0.0.0.0.
+        await client.send_all(bytes((0, self.reply, 0, 0, 0, 0, 0, 0)))
 
 
 @asynccontextmanager
@@ -179,7 +205,7 @@ async def test_tls_is_between_us_and_the_server() -> None:
         await talk(url_of(server, "wss://localhost"), f"socks5h://{address}", ssl_context=client_context())
 
 
-@pytest.mark.parametrize("status", [401, 403, 407])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 499])
 async def test_a_proxy_that_does_not_let_us_through_is_a_permission_error(status: int) -> None:
     async with proxying(Http(b"HTTP/1.1 %d No\r\n\r\n" % status)) as address:
         with pytest.raises(PermissionError, match=str(status)):
@@ -187,10 +213,43 @@ async def test_a_proxy_that_does_not_let_us_through_is_a_permission_error(status
 
 
 @pytest.mark.parametrize(
+    ("address", "proxy"),
+    [
+        ("socks5://", Socks5(reply=2)),  # connection not allowed by ruleset
+        ("socks5://", Socks5(method=255)),
+        ("socks5://", Socks5(method=2)),  # which was not offered, for there is no password
+        ("socks5://", Socks5(method=1)),
+        ("socks5://", Socks5(method=7)),
+        ("socks5://user:pass@", Socks5(method=2, accepts=False)),
+        ("socks4a://", Socks4(91)),
+        ("socks4a://", Socks4(92)),
+        ("socks4a://", Socks4(93)),
+    ],
+)
+async def test_a_socks_proxy_that_says_no_is_a_permission_error(address: str, proxy: Any) -> None:
+    async with proxying(proxy) as where:
+        with pytest.raises(PermissionError, match="the proxy does not let us through: "):
+            await talk("ws://localhost/", f"{address}{where}")
+
+
+async def test_a_loop_does_not_ask_a_proxy_again_that_said_no() -> None:
+    async with proxying(Socks5(reply=2)) as where:
+        with pytest.raises(PermissionError) as caught:
+            async for _ in rawws.connect("ws://localhost/", proxy=f"socks5://{where}"):
+                pass
+    assert caught.value.__notes__ == ["not connected again: it would be denied again"]
+
+
+@pytest.mark.parametrize(
     ("scheme", "proxy"),
     [
         ("http", Http(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")),
+        ("http", Http(b"HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n")),
+        ("http", Http(b"HTTP/1.1 408 Request Timeout\r\n\r\n")),
+        ("http", Http(b"HTTP/1.1 425 Too Early\r\n\r\n")),
+        ("http", Http(b"HTTP/1.1 429 Too Many Requests\r\n\r\n")),
         ("http", Http(b"nonsense\r\n\r\n")),
+        ("socks5", Socks5(reply=1)),
         ("socks5", Socks5(reply=4)),
     ],
 )

@@ -23,6 +23,7 @@ from .errors import HandshakeFailed
 from .http import basic_credentials
 from .http_client import Inquiry
 from .limits import Limits
+from .reconnect import HEALING_STATUSES
 from .transport import READ_SIZE
 from .uri import split_netloc
 
@@ -41,8 +42,8 @@ _SOCKS: Final = {
 }
 """Schemes of SOCKS: python-socks's name, and whether the proxy looks names up."""
 
-_REFUSALS: Final = frozenset({401, 403, 407})
-"""Statuses of an HTTP proxy that say "not you"."""
+_REFUSALS: Final = frozenset({2, 91, 92, 93})
+"""Replies of SOCKS proxies that say "not you": SOCKS5's 2 (RFC 1928 §6), and all that SOCKS4 has."""
 
 
 @final
@@ -109,9 +110,10 @@ class Proxy:
             return trio.SocketStream(await proxy.connect(host, port, timeout=inf))
         except ProxyError as exc:
             code = exc.error_code
-            if code in _REFUSALS:
-                raise PermissionError(f"the proxy does not let us through: {code}") from exc
-            raise ConnectionError(f"the proxy does not reach the server ({code or 'no reason'})") from exc
+            # What goes wrong with authentication has no code there, only these words.
+            if code in _REFUSALS or (code is None and "authentication" in str(exc)):
+                raise PermissionError(f"the proxy does not let us through: {code or exc}") from exc
+            raise ConnectionError(f"the proxy does not reach the server ({code or exc})") from exc
 
 
 async def open_tunnel(stream: trio.abc.Stream, host: str, port: int, credentials: tuple[str, str] | None) -> None:
@@ -131,7 +133,7 @@ async def open_tunnel(stream: trio.abc.Stream, host: str, port: int, credentials
     except HandshakeFailed as exc:
         raise ConnectionError(str(exc)) from None
     status = inquiry.partial_answer().status
-    if status in _REFUSALS:
+    if 400 <= status < 500 and status not in HEALING_STATUSES:
         raise PermissionError(f"the proxy does not let us through: {status}")
     if not inquiry.granted:
         raise ConnectionError(f"the proxy does not reach the server ({status})")
