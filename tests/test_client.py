@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 import rawws
@@ -579,6 +580,45 @@ class TestTls:
             with pytest.raises(ssl.SSLCertVerificationError):
                 async with rawws.connect(url):
                     pass  # pragma: no cover
+
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    async def test_a_certificate_that_the_server_misses_is_an_ssl_error_and_not_tried_again(
+        self, version: ssl.TLSVersion
+    ) -> None:
+        """Of TLS 1.3 the alert comes only after our side of the handshake."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority = trustme.CA()
+        authority.issue_cert("localhost").configure_cert(context)
+        authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.maximum_version = version
+        trust = ssl.create_default_context()
+        authority.configure_trust(trust)
+
+        async def demand(stream: trio.SocketStream) -> None:
+            """The standard library by hand, for trio's stream would not send the alert."""
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(incoming, outgoing, server_side=True)
+            while True:
+                try:
+                    tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    await stream.send_all(outgoing.read())
+                    incoming.write(await stream.receive_some())
+                except ssl.SSLError:
+                    await stream.send_all(outgoing.read())
+                    while await stream.receive_some():  # a reset would overtake it
+                        pass
+                    return
+
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(trio.serve_tcp, demand, 0)
+            port = listeners[0].socket.getsockname()[1]
+            with pytest.raises(ssl.SSLError, match="ALERT") as caught:
+                async for _ in rawws.connect(f"wss://localhost:{port}/", ssl_context=trust):
+                    pass  # pragma: no cover
+            assert caught.value.__notes__ == ["not connected again: TLS would fail in the same way"]
+            nursery.cancel_scope.cancel()
 
     async def test_a_server_that_hangs_up_during_the_tls_handshake_is_a_connection_error(self) -> None:
         async def hang_up(stream: trio.SocketStream) -> None:

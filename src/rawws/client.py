@@ -25,7 +25,7 @@ import trio
 from .carrier import carry
 from .client_handshake import Opening, Wishes
 from .deflate import DeflateOptions
-from .dial import Proxy, ask, dial, receive
+from .dial import PASSING, Proxy, ask, dial, receive
 from .errors import CloseCode, HandshakeFailed, HandshakeRejected
 from .http import field_pairs
 from .http_client import Answer, Inquiry
@@ -48,8 +48,6 @@ _log = logging.getLogger("rawws")
 
 _BODY_SECONDS: Final = 1.0
 """Time that the body of a refusal may take once its head is there."""
-_PASSING: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""What TLS raises where the network failed, and not TLS."""
 
 
 def connect(
@@ -252,7 +250,7 @@ class Connections:
         if isinstance(exc, HandshakeFailed):
             if not will_heal(exc):
                 reason = "the server would answer the same request in the same way"
-        elif isinstance(exc, ssl.SSLError) and not isinstance(exc, _PASSING):
+        elif isinstance(exc, ssl.SSLError) and not isinstance(exc, PASSING):
             reason = "TLS would fail in the same way"
         elif isinstance(exc, PermissionError):
             reason = "it would be denied again"

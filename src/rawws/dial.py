@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
     from .uri import Uri
 
-__all__ = ["Proxy", "ask", "dial", "open_tunnel", "receive"]
+__all__ = ["PASSING", "Proxy", "ask", "dial", "open_tunnel", "receive"]
+
+PASSING: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""What TLS raises where the network failed, and not TLS."""
 
 _SOCKS: Final = {
     "socks4": ("SOCKS4", False),
@@ -158,10 +161,16 @@ async def ask(stream: trio.abc.Stream, inquiry: Inquiry) -> None:
 
 
 async def receive(stream: trio.abc.Stream) -> bytes:
-    """Read; a broken connection has come to its end."""
+    """Read; a broken connection has come to its end.
+
+    Raises:
+        ssl.SSLError: TLS failed: a server of TLS 1.3 judges our certificate after our handshake (RFC 8446 §4.4.2.4).
+    """
     try:
         return bytes(await stream.receive_some(READ_SIZE))
-    except trio.BrokenResourceError:
+    except trio.BrokenResourceError as exc:
+        if isinstance(exc.__cause__, ssl.SSLError) and not isinstance(exc.__cause__, PASSING):
+            raise exc.__cause__ from None
         return b""
 
 
