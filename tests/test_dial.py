@@ -138,7 +138,13 @@ async def test_an_http_proxy_gets_its_user_and_password_and_the_server_does_not(
 class TestTunnels:
     """What is said to a proxy of HTTP, over memory."""
 
-    async def tunnel(self, nursery: trio.Nursery, *pieces: bytes, host: str = "a") -> bytes:
+    async def tunnel(
+        self,
+        nursery: trio.Nursery,
+        *pieces: bytes,
+        host: str = "a",
+        credentials: tuple[str, str] | None = None,
+    ) -> bytes:
         """Open a tunnel through a proxy that answers with pieces and ends; returns what it was asked."""
         ours, theirs = memory_stream_pair()
         asked = b""
@@ -153,7 +159,7 @@ class TestTunnels:
             await theirs.send_eof()
 
         nursery.start_soon(proxy)
-        await open_tunnel(ours, host, 443, None)
+        await open_tunnel(ours, host, 443, credentials)
         return asked
 
     async def test_the_server_is_named_with_its_port_and_we_by_our_name(self, nursery: trio.Nursery) -> None:
@@ -162,6 +168,10 @@ class TestTunnels:
             b"Host: [::1]:443\r\n"
             b"User-Agent: rawws/" + rawws.__version__.encode() + b"\r\n\r\n"
         )
+
+    async def test_user_and_password_are_said_in_utf_8(self, nursery: trio.Nursery) -> None:
+        asked = await self.tunnel(nursery, b"HTTP/1.1 200 OK\r\n\r\n", credentials=("grüße", "p:€"))
+        assert b"\r\nProxy-Authorization: Basic " + base64.b64encode("grüße:p:€".encode()) + b"\r\n" in asked
 
     @pytest.mark.parametrize("size", [100, 7, 1])
     @pytest.mark.parametrize(
@@ -265,6 +275,50 @@ async def test_a_proxy_that_is_not_there_is_an_os_error(scheme: str) -> None:
         pass
     with pytest.raises(OSError, match="proxy"):
         await talk("ws://localhost/", f"{scheme}://{address}")
+
+
+async def test_an_http_proxy_gets_a_user_without_a_password_too() -> None:
+    proxy = Http()
+    async with serving_rawws(echo) as server, proxying(proxy) as address:
+        await talk(url_of(server), f"http://user@{address}")
+    assert b"Basic " + base64.b64encode(b"user:") in proxy.asked
+
+
+async def test_a_socks5_proxy_gets_user_and_password_in_utf_8() -> None:
+    proxy = Socks5(method=2)
+    async with serving_rawws(echo) as server, proxying(proxy) as address:
+        await talk(url_of(server), f"socks5://us%3A%C3%A9r:{'%C3%BC' * 127}@{address}")
+    assert proxy.offered == b"\x05\x02\x00\x02"
+    assert proxy.credentials == b"\x01\x06us:\xc3\xa9r\xfe" + "ü".encode() * 127
+
+
+async def test_a_socks4_proxy_gets_a_user_in_utf_8() -> None:
+    proxy = Socks4(91)
+    async with proxying(proxy) as address:
+        with pytest.raises(PermissionError):
+            await talk("ws://a:80/", f"socks4a://%C3%A9@{address}")
+    # Version 4, CONNECT, port 80, an address that says "see the name", user, name.
+    assert proxy.asked == b"\x04\x01\x00\x50\x00\x00\x00\x01" + b"\xc3\xa9\x00" + b"a\x00"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://secret%3A:x@a:1",  # a colon in the user
+        "http://secret:%ff@a:1",
+        f"socks5://{'secret' * 43}:x@a:1",
+        f"socks5://x:{'secret' * 43}@a:1",
+        f"socks5://x:secret{'%C3%BC' * 125}@a:1",  # 256 bytes
+        "socks5://secret@a:1",  # no password
+        "socks5h://:secret@a:1",
+        "socks4://secret:secret@a:1",
+        "socks4a://secret%00@a:1",
+    ],
+)
+def test_what_its_kind_of_proxy_cannot_be_told_is_a_value_error(address: str) -> None:
+    with pytest.raises(ValueError, match="the proxy cannot be used: ") as caught:
+        Proxy(address)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["", "localhost:1", "ftp://a:1", "http://a", "http://:1", "socks5://secret@a:x"])

@@ -53,11 +53,13 @@ _REFUSALS: Final = frozenset({2, 91, 92, 93})
 class Proxy:
     """A proxy: `http://[user:password@]host:port` (CONNECT), or `socks5://…`, `socks4://…`, `socks4a://…`.
 
-    A SOCKS5 proxy looks the server's name up, a SOCKS4 proxy does not.
+    A SOCKS5 proxy looks the server's name up, a SOCKS4 proxy does not. User and password are said in UTF-8 (RFC 7617
+    leaves it to the client, RFC 1929 says nothing of it).
 
     Raises:
         ImportError: it is one of SOCKS, and python-socks, the extra `rawws[proxy]`, is not installed.
-        ValueError: this is no such address. The message does not quote it.
+        ValueError: this is no such address, or its kind of proxy cannot be told this user and password. The message
+            does not quote it.
     """
 
     __slots__ = ("_credentials", "_host", "_port", "_socks")
@@ -74,6 +76,9 @@ class Proxy:
         if port is None:
             raise ValueError("a proxy's address needs a host and a port")
         self._port = port
+        fault = _fault_of(scheme, *self._credentials) if self._credentials is not None else None
+        if fault is not None:
+            raise ValueError(f"the proxy cannot be used: {fault}")
         self._socks = None if scheme == "http" else self._of_socks(scheme)
 
     def _of_socks(self, scheme: str) -> SocksProxy:
@@ -83,7 +88,7 @@ class Proxy:
         except ImportError:
             raise ImportError("a proxy of SOCKS needs python-socks: pip install 'rawws[proxy]'") from None
         name, rdns = _SOCKS[scheme]
-        user, password = self._credentials or (None, None)
+        user, password = map(_Octets.of, self._credentials) if self._credentials is not None else (None, None)
         return SocksProxy(ProxyType[name], self._host, self._port, user, password, rdns)
 
     async def connect(self, host: str, port: int) -> trio.SocketStream:
@@ -117,6 +122,31 @@ class Proxy:
             if code in _REFUSALS or (code is None and "authentication" in str(exc)):
                 raise PermissionError(f"the proxy does not let us through: {code or exc}") from exc
             raise ConnectionError(f"the proxy does not reach the server ({code or exc})") from exc
+
+
+@final
+class _Octets(str):
+    """Text for python-socks, which counts characters and takes ASCII alone: a character for each byte of UTF-8."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, text: str) -> _Octets:
+        return cls(text.encode(), "latin-1")
+
+    def encode(self, *_: str) -> bytes:
+        return super().encode("latin-1")
+
+
+def _fault_of(scheme: str, user: str, password: str) -> str | None:
+    """Return why this kind of proxy cannot be told a user and password, None where it can."""
+    if scheme == "http":
+        return "its user has a colon, which HTTP cannot say" if ":" in user else None  # RFC 7617 §2
+    if scheme.startswith("socks5"):
+        if all(1 <= len(text.encode()) <= 255 for text in (user, password)):  # RFC 1929 §2
+            return None
+        return "to SOCKS5 a user and a password have 1 to 255 bytes each"
+    return "SOCKS4 has no password, and no NUL in a user" if password or "\0" in user else None
 
 
 async def open_tunnel(stream: trio.abc.Stream, host: str, port: int, credentials: tuple[str, str] | None) -> None:
