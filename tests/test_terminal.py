@@ -340,6 +340,14 @@ class TestAtATerminal:
             seat.person.types(CTRL_C + CTRL_C)
             assert await seat.ends() == 0
 
+    async def test_a_paste_may_have_more_lines_than_may_wait(self) -> None:
+        app = Told()
+        lines = [f"line {number}" for number in range(300)]
+        async with serving(app) as server, sitting(Settings(url=address(server))) as seat:
+            seat.person.types("".join(f"{line}\r" for line in lines).encode())
+            await seat.person.sees("> line 298", "> line 299", "> ")
+            await app.hears(*lines)
+
     async def test_lines_can_be_binary(self) -> None:
         app = Told()
         async with serving(app) as server, sitting(Settings(url=address(server), binary=True)) as seat:

@@ -55,6 +55,8 @@ _WAITING: Final = 64
 """Messages that may wait for a server that does not read."""
 _LAST_WORDS: Final = 1.0
 """Seconds that it may take to say how it ended, where an output that blocks was interrupted."""
+_TURNS: Final = 8
+"""Turns of Trio in which a message that the server takes has certainly left the queue; it takes one or two."""
 _INTERRUPTED: Final = 130
 """The exit status of what Ctrl-C ended before it had begun, a shell's number for SIGINT."""
 _GOOD: Final = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
@@ -377,8 +379,16 @@ class _AtTerminal(_Talk):
                     self._interrupt()
                 elif typed:
                     self._screen.say(f"> {printable(typed)}")
+                    await self._make_room()
                     self._do(typed, ws, nursery)
             self._screen.draw()
+
+    async def _make_room(self) -> None:
+        """Let messages that wait be sent, if the server takes them: a paste may have more lines than may wait."""
+        for _ in range(_TURNS):
+            if self._outbox.statistics().current_buffer_used < _WAITING:
+                return
+            await trio.lowlevel.checkpoint()
 
     def _do(self, line: str, ws: WebSocket, nursery: trio.Nursery) -> None:
         """Send a line, or do what it commands."""
