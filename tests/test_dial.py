@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import builtins
+import socket
+import struct
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 import rawws
-from rawws.dial import Proxy, open_tunnel
+from rawws.dial import Proxy, ProxyFailed, open_tunnel
 from tests.conftest import FAST_LANE
 from tests.drivers import client_context, server_context
 from tests.raw_client import echo
@@ -187,14 +189,14 @@ class TestTunnels:
         await self.tunnel(nursery, *(head[at : at + size] for at in range(0, len(head), size)))
 
     async def test_bytes_after_its_answer_are_an_error_for_the_client_speaks_first(self, nursery: trio.Nursery) -> None:
-        with pytest.raises(ConnectionError, match="the proxy sends more than its answer"):
+        with pytest.raises(ProxyFailed, match="the proxy sends more than its answer"):
             await self.tunnel(nursery, b"HTTP/1.1 200 OK\r\n\r\n\x81\x00")
 
     @pytest.mark.parametrize("pieces", [(), (b"HTTP/1.1 200 OK\r\n",)])
     async def test_an_end_before_its_answer_is_a_connection_error(
         self, nursery: trio.Nursery, pieces: tuple[bytes, ...]
     ) -> None:
-        with pytest.raises(ConnectionError, match="the proxy ended the connection before it answered"):
+        with pytest.raises(ProxyFailed, match="the proxy ended the connection before it answered"):
             await self.tunnel(nursery, *pieces)
 
     async def test_an_answer_without_end_is_a_connection_error(self, nursery: trio.Nursery) -> None:
@@ -273,8 +275,34 @@ async def test_a_proxy_that_does_not_reach_the_server_is_a_connection_error(sche
 async def test_a_proxy_that_is_not_there_is_an_os_error(scheme: str) -> None:
     async with proxying(Http()) as address:
         pass
-    with pytest.raises(OSError, match="proxy"):
+    with pytest.raises(ProxyFailed, match=f"the proxy {address} cannot be reached: "):
         await talk("ws://localhost/", f"{scheme}://{address}")
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_that_has_no_address_is_named_too(scheme: str) -> None:
+    with pytest.raises(ProxyFailed, match=r"the proxy no\.such\.name\.invalid:1 cannot be reached: "):
+        await talk("ws://localhost/", f"{scheme}://no.such.name.invalid:1")
+
+
+async def reset(client: trio.SocketStream) -> None:
+    await client.receive_some()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def odd(client: trio.SocketStream) -> None:
+    """A SOCKS proxy that bound a name which is no text."""
+    await client.receive_some()
+    await client.send_all(b"\x05\x00")
+    await client.receive_some()
+    await client.send_all(b"\x05\x00\x00\x03\x01\xff\x00\x00")
+
+
+@pytest.mark.parametrize(("scheme", "proxy"), [("http", reset), ("socks5", reset), ("socks4a", reset), ("socks5", odd)])
+async def test_a_proxy_that_does_not_answer_as_one_is_named(scheme: str, proxy: Any) -> None:
+    async with proxying(proxy) as address:
+        with pytest.raises(ProxyFailed, match="the proxy "):
+            await talk("ws://localhost/", f"{scheme}://{address}")
 
 
 async def test_an_http_proxy_gets_a_user_without_a_password_too() -> None:

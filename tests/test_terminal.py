@@ -730,6 +730,14 @@ class TestInAPipe:
             await pipe.runs(Settings(url=where))
         assert str(caught.value) == f"nothing listens on {where}; start the server there, or check the port"
 
+    async def test_a_dead_proxy_is_named_and_not_the_server(self, pipe: Pipe) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(TerminalError) as caught:
+            await pipe.runs(Settings(url="ws://localhost", proxy=f"http://me:secret@{where}"))
+        assert re.fullmatch(f"the proxy {where} cannot be reached: .+; check --proxy", str(caught.value))
+        assert "secret" not in str(caught.value)
+
     async def test_without_a_connection_it_says_what_to_do(self, pipe: Pipe) -> None:
         with pytest.raises(TerminalError) as caught:
             await pipe.runs(Settings(url="ftp://localhost"))

@@ -8,6 +8,7 @@ import ssl
 
 import pytest
 
+from rawws.dial import ProxyFailed, ProxyRefused
 from rawws.errors import CloseCode, ConnectionClosed, HandshakeFailed, HandshakeRejected
 from rawws.wording import how_it_ended, what_to_do
 
@@ -77,6 +78,14 @@ def refused_twice() -> OSError:
             "example.com:8443 did not answer in time; check the address, or whether a firewall is in between",
         ),
         (OSError("odd\x1b"), "example.com:8443 cannot be reached: odd\\x1b; check the address"),
+        (
+            ProxyFailed("the proxy p:1 cannot be reached: [Errno 111] \x1b"),
+            "the proxy p:1 cannot be reached: [Errno 111] \\x1b; check --proxy",
+        ),
+        (
+            ProxyRefused("the proxy does not let us through: 407"),
+            "the proxy does not let us through: 407; check --proxy, and the user and password in it",
+        ),
         (ConnectionError(), "example.com:8443 cannot be reached: ConnectionError; check the address"),
     ],
     ids=lambda value: type(value).__name__,
@@ -100,8 +109,11 @@ def test_a_server_without_tls_is_named_as_that() -> None:
         (403, {}, b"no\n", "403 Forbidden (no); it may want another --origin, or a --header"),
         (404, {"content-type": "text/html"}, b"<html>", "404 Not Found; check the path"),
         (500, {"content-type": "text/plain; charset=utf-8"}, b"\x1b\xff" + b"x" * 300,
-         f"500 Internal Server Error (\\x1b\N{REPLACEMENT CHARACTER}{'x' * 198}); check the address"),
-        (599, {}, b"", "599; check the address"),
+         f"500 Internal Server Error (\\x1b\N{REPLACEMENT CHARACTER}{'x' * 198}); try again later"),
+        (599, {}, b"", "599; try again later"),
+        (503, {}, b"", "503 Service Unavailable; try again later"),
+        (429, {}, b"", "429 Too Many Requests; try again later"),
+        (410, {}, b"", "410 Gone; check the address"),
     ],
 )  # fmt: skip
 def test_a_refusal_has_its_status_and_what_the_server_says(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .uri import Uri
 
-__all__ = ["PASSING", "Proxy", "ask", "dial", "open_tunnel", "receive"]
+__all__ = ["PASSING", "Proxy", "ProxyFailed", "ProxyRefused", "ask", "dial", "open_tunnel", "receive"]
 
 PASSING: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 """What TLS raises where the network failed, and not TLS."""
@@ -47,6 +47,16 @@ _SOCKS: Final = {
 
 _REFUSALS: Final = frozenset({2, 91, 92, 93})
 """Replies of SOCKS proxies that say "not you": SOCKS5's 2 (RFC 1928 §6), and all that SOCKS4 has."""
+
+
+@final
+class ProxyFailed(ConnectionError):
+    """A proxy cannot be reached, or does not do what a proxy does."""
+
+
+@final
+class ProxyRefused(PermissionError):
+    """A proxy says no, and would say it again."""
 
 
 @final
@@ -95,15 +105,16 @@ class Proxy:
         """Connect to a server through the proxy.
 
         Raises:
-            PermissionError: the proxy does not let us.
-            OSError: the proxy, or the server behind it, cannot be reached.
+            ProxyRefused: the proxy does not let us.
+            ProxyFailed: it is the proxy that cannot be reached, or breaks its rules.
+            OSError: the server behind it cannot be reached.
         """
         if self._socks is not None:
             return await self._connect_by_socks(self._socks, host, port)
         try:
             stream = await trio.open_tcp_stream(self._host, self._port)
         except OSError as exc:
-            raise ConnectionError(f"the proxy cannot be reached: {exc}") from exc
+            raise self._unreachable(exc) from exc
         try:
             await open_tunnel(stream, host, port, self._credentials)
         except BaseException:
@@ -112,7 +123,7 @@ class Proxy:
         return stream
 
     async def _connect_by_socks(self, proxy: SocksProxy, host: str, port: int) -> trio.SocketStream:
-        from python_socks import ProxyError
+        from python_socks import ProxyConnectionError, ProxyError
 
         try:
             return trio.SocketStream(await proxy.connect(host, port, timeout=inf))
@@ -120,8 +131,15 @@ class Proxy:
             code = exc.error_code
             # What goes wrong with authentication has no code there, only these words.
             if code in _REFUSALS or (code is None and "authentication" in str(exc)):
-                raise PermissionError(f"the proxy does not let us through: {code or exc}") from exc
+                raise ProxyRefused(f"the proxy does not let us through: {code or exc}") from exc
             raise ConnectionError(f"the proxy does not reach the server ({code or exc})") from exc
+        except ProxyConnectionError as exc:
+            raise self._unreachable(exc.__cause__) from exc
+        except (ConnectionError, UnicodeDecodeError) as exc:
+            raise ProxyFailed(f"the proxy does not answer as one of SOCKS: {exc}") from exc
+
+    def _unreachable(self, why: object) -> ProxyFailed:
+        return ProxyFailed(f"the proxy {_authority(self._host, self._port)} cannot be reached: {why}")
 
 
 @final
@@ -153,25 +171,30 @@ async def open_tunnel(stream: trio.abc.Stream, host: str, port: int, credentials
     """Ask a proxy of HTTP to make a stream one to a server (RFC 9110 §9.3.6).
 
     Raises:
-        PermissionError: the proxy does not let us.
-        ConnectionError: it does not reach the server, or breaks HTTP/1.1.
+        ProxyRefused: the proxy does not let us.
+        ProxyFailed: it breaks HTTP/1.1, or the connection.
+        ConnectionError: it does not reach the server.
     """
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    authority = _authority(host, port)
     fields = [("Host", authority), ("User-Agent", f"rawws/{__version__}")]
     if credentials is not None:
         fields.append(("Proxy-Authorization", basic_credentials(*credentials)))
     inquiry = Inquiry(authority, fields, Limits(), "CONNECT")
     try:
         await ask(stream, inquiry)
-    except HandshakeFailed as exc:
-        raise ConnectionError(str(exc)) from None
+    except (ConnectionError, HandshakeFailed) as exc:
+        raise ProxyFailed(str(exc)) from None
     status = inquiry.partial_answer().status
     if 400 <= status < 500 and status not in HEALING_STATUSES:
-        raise PermissionError(f"the proxy does not let us through: {status}")
+        raise ProxyRefused(f"the proxy does not let us through: {status}")
     if not inquiry.granted:
         raise ConnectionError(f"the proxy does not reach the server ({status})")
     if inquiry.trailing_data:  # TLS and HTTP begin with the client, so the server has not said it
-        raise ConnectionError("the proxy sends more than its answer")
+        raise ProxyFailed("the proxy sends more than its answer")
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def ask(stream: trio.abc.Stream, inquiry: Inquiry) -> None:

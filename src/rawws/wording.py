@@ -12,8 +12,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from .dial import ProxyFailed, ProxyRefused
 from .errors import CloseCode, HandshakeFailed, HandshakeRejected
 from .logs import printable
+from .reconnect import will_heal
 
 if TYPE_CHECKING:
     from .errors import ConnectionClosed
@@ -48,7 +50,6 @@ _STATUSES: Final = {
     404: "check the path",
     407: "give the proxy's user and password in --proxy",
     426: "check the path",
-    503: "try again later",
 }
 _REASON_SHOWN: Final = 200
 """Characters of a refusal's body that are worth a line."""
@@ -79,6 +80,10 @@ def what_to_do(exc: Exception, address: str) -> str:
         return f"{_of_host(address)} does not answer as a WebSocket server: {exc}; check the address"
     if isinstance(exc, (ValueError, ImportError)) and not isinstance(exc, ssl.SSLError):
         return f"{printable(str(exc))}; see rawws connect --help"
+    if isinstance(exc, ProxyFailed):
+        return f"{printable(str(exc))}; check --proxy"
+    if isinstance(exc, ProxyRefused):
+        return f"{printable(str(exc))}; check --proxy, and the user and password in it"
     host = _of_host(address)
     if isinstance(exc, ssl.SSLCertVerificationError):
         return (
@@ -112,7 +117,8 @@ def _refused(exc: HandshakeRejected) -> str:
     if not body and exc.headers.get("content-type", "text/plain").startswith("text/plain"):
         body = exc.body.decode(errors="replace").strip()
     said = f" ({printable(body[:_REASON_SHOWN])})" if body else ""
-    return f"the server refused with {exc.status}{phrase}{said}; {_STATUSES.get(exc.status, 'check the address')}"
+    otherwise = "try again later" if will_heal(exc) else "check the address"
+    return f"the server refused with {exc.status}{phrase}{said}; {_STATUSES.get(exc.status, otherwise)}"
 
 
 def _of_host(address: str) -> str:
