@@ -121,6 +121,12 @@ class TestDrawing:
             ("日本語".encode(), 10, "\r\x1b[K> 日本語\r\x1b[8C"),  # two columns each
             ("日本語日".encode(), 10, "\r\x1b[K> 本語日\r\x1b[8C"),
             ("e\u0301x".encode(), 10, "\r\x1b[K> e\u0301x\r\x1b[4C"),  # an accent of its own takes none
+            (
+                "1\ufe0f\u20e3x".encode(),
+                10,
+                "\r\x1b[K> 1\ufe0f\u20e3x\r\x1b[4C",
+            ),  # nor a selector, nor a keycap
+            ("कुx".encode(), 10, "\r\x1b[K> कुx\r\x1b[4C"),  # nor a vowel below
             ("a\u202eb\t".encode(), 20, "\r\x1b[K> a\\u202eb\\t\r\x1b[12C"),
             (b"ab", 1, "\r\x1b[K> b\r\x1b[3C"),
         ],

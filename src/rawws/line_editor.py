@@ -195,9 +195,12 @@ class LineEditor:
 
 def _width(cell: str) -> int:
     """Return the columns that something printable takes (UAX #11)."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in cell
-    )
+    return sum(0 if _is_mark(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in cell)
+
+
+def _is_mark(char: str) -> bool:
+    """Whether a character is drawn over the one before it."""
+    return unicodedata.combining(char) != 0 or unicodedata.category(char) in ("Mn", "Me")
 
 
 _CONTROLS: Final = {
