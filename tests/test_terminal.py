@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import itertools
+import math
 import os
 import re
 import signal
@@ -676,6 +677,26 @@ class TestInAPipe:
                 await pipe.runs(settings)
             assert str(caught.value) == says
             assert (await app.ws.wait_closed()).code == 1000
+
+    @pytest.mark.parametrize("wait", [0.8, math.inf])
+    async def test_what_was_sent_before_a_bad_line_is_answered_first(self, pipe: Pipe, wait: float) -> None:
+        async with serving(echo) as server:
+            pipe.writes(b"ok\n\xff\nlost\n", ends=False)
+            with pytest.raises(TerminalError, match="line 2"):
+                await pipe.runs(Settings(url=address(server), wait=wait))
+        assert pipe.said() == b"ok\n"
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+    async def test_an_output_that_cannot_be_written_is_told(self, pipe: Pipe) -> None:
+        full = os.open("/dev/full", os.O_WRONLY)
+        try:
+            async with serving(echo) as server:
+                pipe.writes(b"one\n", ends=False)
+                with pytest.raises(TerminalError) as caught:
+                    await talk(quick(server), stdin=pipe.stdin, stdout=full, stderr=pipe.stderr)
+        finally:
+            os.close(full)
+        assert str(caught.value) == "the output cannot be written: No space left on device; give it another place"
 
     async def test_an_end_by_the_server_is_told_and_the_input_left(self, pipe: Pipe) -> None:
         async def app(ws: rawws.WebSocket) -> None:

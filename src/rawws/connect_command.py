@@ -48,7 +48,7 @@ def add_parser(
             "Talk to a WebSocket server: what is typed is sent, what arrives is shown, and /help says what else there "
             "is. In a pipe each line is sent and each message printed; after the end of the input the connection is "
             "closed when no message has come for --wait seconds. The exit status is 0 when it was closed with 1000 or "
-            "1001, 1 when it ended otherwise, 2 when there was no connection.",
+            "1001, 1 when it ended otherwise, 2 when there was no connection, or something was not sent or printed.",
             width=100,
         ),
         epilog=_EXAMPLES,

@@ -53,6 +53,8 @@ _SHOWN_BYTES: Final = 32
 _READ: Final = 64 * 1024
 _WAITING: Final = 64
 """Messages that may wait for a server that does not read."""
+_TROUBLE_WAITS: Final = 1.0
+"""Seconds without a message after which a line that cannot be sent is told, where `wait` is longer."""
 _LAST_WORDS: Final = 1.0
 """Seconds that it may take to say how it ended, where an output that blocks was interrupted."""
 _TURNS: Final = 8
@@ -113,7 +115,7 @@ async def talk(settings: Settings, *, stdin: int = 0, stdout: int = 1, stderr: i
         before there was a connection.
 
     Raises:
-        TerminalError: there is no connection, or what was piped in cannot be sent.
+        TerminalError: there is no connection, or what was piped in cannot be sent, or what came cannot be written.
     """
     at_terminal = termios is not None and os.isatty(stdin) and os.isatty(stdout)
     kind = _AtTerminal if at_terminal else _InPipe
@@ -229,8 +231,12 @@ class _InPipe(_Talk):
     async def _talk(self, ws: WebSocket) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, ws)
-            with suppress(ConnectionClosed, OSError):  # the latter when nobody reads what we print
+            try:
                 await self._print(ws)
+            except (ConnectionClosed, BrokenPipeError):
+                pass  # the latter when nobody reads what we print, as with `| head`
+            except OSError as exc:
+                self._trouble = f"the output cannot be written: {exc.strerror}; give it another place"
             await ws.close()
             nursery.cancel_scope.cancel()
 
@@ -248,33 +254,33 @@ class _InPipe(_Talk):
     def _wait_anew(self) -> None:
         """Begin the wait for answers anew; while a message is being printed, others may wait behind it."""
         if self._silence is not None:
-            self._silence.deadline = inf if self._printing else trio.current_time() + self._settings.wait
+            wait = self._settings.wait if self._trouble is None else min(self._settings.wait, _TROUBLE_WAITS)
+            self._silence.deadline = inf if self._printing else trio.current_time() + wait
 
     async def _send(self, ws: WebSocket) -> None:
         try:
-            if await self._send_lines(ws):
-                with trio.CancelScope() as self._silence:
-                    self._wait_anew()
-                    await trio.sleep_forever()
+            await self._send_lines(ws)
         except ConnectionClosed:
-            pass  # how it ended is told at the end
+            return  # how it ended is told at the end
         except OSError as exc:
             self._trouble = f"the input cannot be read: {exc.strerror}; give it a file, a pipe or a terminal"
+        with trio.CancelScope() as self._silence:
+            self._wait_anew()
+            await trio.sleep_forever()
         ws.close_nowait()
 
-    async def _send_lines(self, ws: WebSocket) -> bool:
-        """Send the whole input; return False, and keep what to say, when that is not possible."""
+    async def _send_lines(self, ws: WebSocket) -> None:
+        """Send the whole input, or what can be sent of it, and keep what to say of the rest."""
         async with aclosing(self._lines()) as lines:
             async for number, line in lines:
                 if len(line) > self._settings.limits.max_message_size:
                     self._trouble = f"line {number} is longer than --max-message-size; raise that"
-                    return False
+                    return
                 try:
                     await ws.send(line if self._settings.binary else line.decode())
                 except UnicodeDecodeError:
                     self._trouble = f"line {number} is not text in UTF-8; --binary sends lines as they are"
-                    return False
-        return True
+                    return
 
     async def _lines(self) -> AsyncGenerator[tuple[int, bytes], None]:
         """Read the input line by line; one that is too long comes before its end has been read."""
