@@ -86,7 +86,7 @@ class TestPieces:
                     (0x80 | PING, b"p"),
                     (0x80 | PONG, b"q"),
                 ]
-                assert ws.send_buffer == 6 + 3 + 6
+                assert ws.send_buffer == 3 * 64  # what is short counts for its place in the queue
                 await writer.write("two")
             assert [await peer.fragment() for _ in range(2)] == [(CONTINUATION, b"two"), (0x80, b"")]
             assert [await peer.frame() for _ in range(3)] == [(TEXT, b"behind"), (BINARY, b"too"), (BINARY, b"copied")]

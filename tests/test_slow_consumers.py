@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 import zlib
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ import trio
 
 import rawws
 from rawws import Limits, SendStatus
+from rawws.socket_transport import SocketTransport
 
 from .drivers import CLOSE, DRIVERS, PING, TEXT, Driver, DriverName, Held, Peer, request, settle
 
@@ -193,5 +195,54 @@ async def test_what_is_dropped_takes_no_longer_when_more_waits(driver: Driver) -
         assert backlog is not None
         assert len(backlog._frames) > 1000
         assert ws.send_nowait("y" * 100) is SendStatus.QUEUED
-        assert backlog._droppable_size == backlog.frames_size == sum(len(frame) for frame, _ in backlog._frames)
+        assert backlog.frames_size == sum(len(frame) for frame, _ in backlog._frames)
+        assert backlog._droppable_cost == backlog.frames_cost == backlog.frames_size  # none is short
+        peer.cut()
+
+
+@pytest.mark.parametrize("message", ["", "x", b""])
+async def test_short_messages_take_no_more_memory_than_the_limit_says(driver: Driver, message: str | bytes) -> None:
+    """An empty message is two bytes on the wire, and 112 in a queue."""
+    async with driver.open(narrow=True, limits=limits("close")) as (ws, peer):
+        await fall_behind(ws)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            number = 0
+            while ws.send_nowait(message) is SendStatus.QUEUED:
+                number += 1
+            assert tracemalloc.get_traced_memory()[0] - before < 2 * LIMIT
+        finally:
+            tracemalloc.stop()
+        assert number <= LIMIT // 64 + 1
+        peer.cut()
+
+
+async def test_a_peer_that_is_behind_is_kept_few_pieces_of_what_fits_the_transport() -> None:
+    async with Driver("reactor").open(narrow=True, limits=limits("close")) as (ws, peer):
+        transport = ws._transport
+        assert isinstance(transport, SocketTransport)
+        while not transport.blocked:
+            ws.send_nowait("x" * 30_000)
+        for _ in range(1000):
+            transport.write(b"\x8a\x00")  # as pongs do, which pass every queue
+        assert transport._out is not None
+        assert len(transport._out) < 130
+        assert transport.queued == sum(map(len, transport._out))
+        peer.cut()
+
+
+@pytest.mark.parametrize("message", ["", b""])
+async def test_empty_messages_behind_one_in_pieces_are_bounded_too(driver: Driver, message: str | bytes) -> None:
+    async with driver.open(limits=limits("close")) as (ws, peer):
+        manager = rawws.ConnectionManager()
+        manager.connect(ws)
+        async with ws.message_writer() as writer:
+            await writer.write("begun")
+            number = 0
+            while manager.broadcast(message).queued:
+                number += 1
+            assert number == LIMIT // 64
+            assert ws.closed is not None
+            assert ws.closed.code == 1013
         peer.cut()

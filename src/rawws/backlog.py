@@ -3,6 +3,7 @@
 Two queues, the second after the first: frames that are encoded and wait for room in the transport, and messages that
 are not encoded yet because they wait for the end of one that is being written in pieces. A frame whose compression
 others may refer to is never dropped, nor is a part of a message. A connection whose peer keeps up has no backlog.
+What is short counts as `_LEAST` bytes against a bound, for it takes that much memory, and an empty message too.
 
 Cost: dropping takes the same time however much waits: of what may not be dropped nothing is looked at twice. This
 module knows no sockets, no trio and no clock.
@@ -11,11 +12,15 @@ module knows no sockets, no trio and no clock.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from .encoder import SharedMessage
 
 __all__ = ["Backlog", "Dropped"]
+
+
+_LEAST: Final = 64
+"""Bytes that whatever waits counts as at least: its place in a queue takes as many."""
 
 
 class Dropped(NamedTuple):
@@ -37,35 +42,41 @@ class Backlog:
 
     Attributes:
         frames_size: bytes of the frames that wait.
-        size: bytes of all that waits; of messages that are not encoded, what they hold.
+        frames_cost: what these count as.
+        cost: what all that waits counts as; messages that are not encoded, as what they hold.
     """
 
-    __slots__ = ("_behind", "_behind_size", "_droppable_size", "_frames", "frames_size")
+    __slots__ = ("_behind", "_behind_cost", "_droppable_cost", "_frames", "frames_cost", "frames_size")
 
     def __init__(self) -> None:
         self._frames: deque[tuple[bytes, bool]] = deque()
         self.frames_size = 0
-        self._droppable_size = 0
+        self.frames_cost = 0
+        self._droppable_cost = 0
         self._behind: deque[tuple[str | bytes | SharedMessage, bool | None]] = deque()
-        self._behind_size = 0
+        self._behind_cost = 0
 
     @property
-    def size(self) -> int:
-        return self.frames_size + self._behind_size
+    def cost(self) -> int:
+        return self.frames_cost + self._behind_cost
 
     def put(self, frame: bytes, droppable: bool) -> None:
         """Append a frame; `droppable` unless a later one may refer to it (RFC 7692 §7.2.3.2)."""
         self._frames.append((frame, droppable))
         self.frames_size += len(frame)
+        cost = max(len(frame), _LEAST)
+        self.frames_cost += cost
         if droppable:
-            self._droppable_size += len(frame)
+            self._droppable_cost += cost
 
     def take(self) -> bytes:
         """Take the oldest frame; there must be one, which `frames_size` tells."""
         frame, droppable = self._frames.popleft()
         self.frames_size -= len(frame)
+        cost = max(len(frame), _LEAST)
+        self.frames_cost -= cost
         if droppable:
-            self._droppable_size -= len(frame)
+            self._droppable_cost -= cost
         return frame
 
     def put_behind(self, message: str | bytes | bytearray | memoryview | SharedMessage, compress: bool | None) -> None:
@@ -79,40 +90,40 @@ class Backlog:
             message = bytes(message)
         if not isinstance(message, (str, bytes, SharedMessage)):
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
-        self._behind_size += _encoded_size(message)
+        self._behind_cost += _cost_encoded(message)
         self._behind.append((message, compress))
 
     def take_behind(self) -> deque[tuple[str | bytes | SharedMessage, bool | None]]:
         """Take all messages that are not encoded, each with the wish of who sent it to compress it."""
         behind, self._behind = self._behind, deque()
-        self._behind_size = 0
+        self._behind_cost = 0
         return behind
 
     def drop_oldest(self, excess: int) -> Dropped | None:
-        """Drop the oldest messages until `excess` bytes are gone; None, and drop none, where that is not possible."""
-        if excess > self._behind_size + self._droppable_size:
+        """Drop the oldest messages until the cost is less by `excess`; None, and drop none, where it cannot be."""
+        if excess > self._behind_cost + self._droppable_cost:
             return None
         messages = frames = frame_bytes = 0
         passed = []
-        while excess > 0 and self._droppable_size:
+        while excess > 0 and self._droppable_cost:
             droppable = self._frames[0][1]
             frame = self.take()
             if droppable:
                 frames += 1
                 frame_bytes += len(frame)
-                excess -= len(frame)
+                excess -= max(len(frame), _LEAST)
             else:
                 # Nothing before it can be dropped any more: it is not to be looked at again for each message.
                 passed.append(frame)
         while excess > 0:
-            size = _encoded_size(self._behind.popleft()[0])
+            cost = _cost_encoded(self._behind.popleft()[0])
             messages += 1
-            excess -= size
-            self._behind_size -= size
+            excess -= cost
+            self._behind_cost -= cost
         return Dropped(messages + frames, frames, frame_bytes, passed)
 
 
-def _encoded_size(message: str | bytes | SharedMessage) -> int:
+def _cost_encoded(message: str | bytes | SharedMessage) -> int:
     if isinstance(message, SharedMessage):
-        return message.size
-    return len(message.encode()) if isinstance(message, str) else len(message)
+        return max(message.size, _LEAST)
+    return max(len(message.encode() if isinstance(message, str) else message), _LEAST)

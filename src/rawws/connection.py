@@ -406,9 +406,15 @@ class Connection(Receiver):
 
     @property
     def send_buffer(self) -> int:
-        """Bytes that are queued to the peer and have not reached the kernel."""
+        """Bytes that are queued to the peer and have not reached the kernel; a short message may count as 64."""
         backlog = self._backlog
-        return self._transport.queued + (0 if backlog is None else backlog.size)
+        return self._transport.queued + (0 if backlog is None else backlog.cost)
+
+    @property
+    def _frames_buffer(self) -> int:
+        """The same without messages that wait behind one in pieces."""
+        backlog = self._backlog
+        return self._transport.queued + (0 if backlog is None else backlog.frames_cost)
 
     @property
     def _backlog_size(self) -> int:

@@ -49,6 +49,8 @@ _LARGE: Final = 4096
 processor's caches meanwhile."""
 _PIECES: Final = 64
 """Pieces that one `sendmsg` takes; well below any system's IOV_MAX."""
+_SHORT: Final = 1024
+"""Bytes of a piece below which more than `_PIECES` are joined while they wait: each is an object that takes memory."""
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
@@ -170,7 +172,10 @@ class SocketTransport(Transport):
         else:
             out.append(data)
         self.queued += len(data)
-        if not self._dirty and not self.blocked:
+        if self.blocked:
+            if out is not None and len(out) > _PIECES and len(data) < _SHORT:
+                out[:] = [b"".join(out)]
+        elif not self._dirty:
             self._dirty = True
             loop.dirty.append(self)
             if not loop.in_batch:

@@ -439,7 +439,7 @@ class WebSocket(Connection):
                 self._accept()
             if self._state is State.CLOSING or self._state is State.CLOSED:
                 raise self._why()
-            waiting = self.send_buffer if not writing else self._transport.queued + self._backlog_size
+            waiting = self._frames_buffer if writing else self.send_buffer
             if waiting < self._limits.max_send_buffer:
                 return
             if self._room is None:
@@ -621,7 +621,7 @@ class WebSocket(Connection):
         if self._room is not None and (
             self._state is State.CLOSED
             or self._state is State.CLOSING
-            or self._transport.queued + self._backlog_size < self._limits.max_send_buffer
+            or self._frames_buffer < self._limits.max_send_buffer
         ):
             self._room.unpark_all()
 
