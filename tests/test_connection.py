@@ -952,6 +952,15 @@ class TestKeepalive:
         transport.pass_time(7.1)
         assert app.ends[-1][1] == 1011
 
+    def test_what_tls_adds_to_a_ping_does_not_stand_before_it(self) -> None:
+        """A driver counts records, of which one that holds a ping has 22 bytes more, and up to 85 with old ciphers."""
+        transport, app = connected(Limits(ping_interval=20, ping_timeout=7))
+        transport.under_way = 22 + 2
+        transport.pass_time(20)
+        transport.under_way = 0
+        transport.pass_time(7.1)
+        assert app.ends[-1][1] == 1011
+
     def test_once_all_before_the_ping_is_acknowledged_the_peer_has_its_time_and_no_more(self) -> None:
         transport, app = connected(Limits(ping_interval=20, ping_timeout=7))
         transport.under_way = 1000
@@ -984,6 +993,18 @@ class TestBoundsOfReceiving:
         assert transport.take() == PONG_HI * 5
         arrive(transport, PING_HI)
         assert app.ends[-1] == ("closed", 1008, "over 5 control or empty frames a second", "us")
+
+    def test_those_that_came_while_nothing_was_read_count_for_that_time(self) -> None:
+        transport, app = connected(Limits(max_control_rate=5, receive_queue_messages=1), queue=True)
+        transport.data(masked(0x81, b"x"))
+        assert transport.paused
+        transport.pass_time(8)
+        assert app._take() == "x"
+        assert not transport.paused
+        transport.data(PING_HI * 44)  # of eight seconds, and of the one that begins
+        assert app.state() is State.OPEN
+        transport.data(PING_HI * 2)
+        assert app.state() is State.FAILED
 
     def test_empty_fragments_count_and_empty_messages_do_not(self, arrive: Arrive) -> None:
         limits = Limits(max_control_rate=5)

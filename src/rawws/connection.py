@@ -75,6 +75,9 @@ _TIME_SLICE: Final = 4
 _CLOSE_ASKED: Final = 8
 _ENDED: Final = 16
 
+_OF_RECORDS: Final = 128
+"""Bytes that TLS may have added to a ping and what stands around it: they are no data before it."""
+
 LARGE: Final = 32_768
 """Bytes (characters for text) from which on a message is sent without copying it behind its header."""
 
@@ -332,7 +335,7 @@ class Connection(Receiver):
     def _control(self, control: Control, now: float) -> None:
         if now - self._control_since >= 1.0:
             self._control_since = now
-            self._control_count = 0
+            self._control_count = min(self._control_count, 0)
         self._control_count += 1
         if self._control_count > self._limits.max_control_rate:
             raise FrameError(
@@ -397,8 +400,11 @@ class Connection(Receiver):
             self._read_again()
 
     def _read_again(self) -> None:
-        # What the peer said meanwhile was not heard: the clocks of keepalive begin anew.
-        self._heard_at = self._transport.now()
+        # What the peer said meanwhile was not heard: the clocks of keepalive begin anew, and what the kernel has kept
+        # may hold the control frames of all that time.
+        now = self._transport.now()
+        self._control_count -= int((now - self._heard_at) * self._limits.max_control_rate)
+        self._heard_at = now
         self._pinged_at = inf
         self._transport.resume()
 
@@ -692,7 +698,7 @@ class Connection(Receiver):
     def _left_before_ping(self) -> int:
         """Return how many of the bytes before our last ping the peer's machine has not acknowledged."""
         written_since = self.bytes_sent - self._backlog_size - self._ping_offset
-        return max(0, self._transport.unacknowledged() - written_since)
+        return max(0, self._transport.unacknowledged() - written_since - _OF_RECORDS)
 
     # -- ending --------------------------------------------------------------------------------------------
 
