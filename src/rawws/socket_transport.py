@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from .transport import HIGH_WATER, LOW_WATER, NOBODY, READ_SIZE, Transport
+from .transport import FIRST_LOOK, HIGH_WATER, LOW_WATER, NOBODY, READ_SIZE, Transport
 
 if TYPE_CHECKING:
     from .loop import Loop
@@ -362,7 +362,7 @@ class SocketTransport(Transport):
         now = trio.current_time()
         self._progress_at = now
         self._in_kernel = unacknowledged(self._fd)
-        self.wake_at(now + self._loop.stall_timeout / _LOOKS)
+        self.wake_at(now + min(self._loop.stall_timeout / _LOOKS, FIRST_LOOK))
         self._change()
 
     def _unblock(self, now: float) -> None:

@@ -26,7 +26,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from .socket_transport import unacknowledged
-from .transport import LOW_WATER, NOBODY, READ_SIZE, Transport
+from .transport import FIRST_LOOK, LOW_WATER, NOBODY, READ_SIZE, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,7 +257,7 @@ class StreamTransport(Transport):
                 self.blocked = True
                 self._progress_at = trio.current_time()
                 self._in_kernel = -1
-                self.wake_at(self._progress_at + self._stall_timeout / _LOOKS)
+                self.wake_at(self._progress_at + min(self._stall_timeout / _LOOKS, FIRST_LOOK))
                 try:
                     await self._stream.send_all(piece)
                 except _BROKEN as exc:

@@ -24,7 +24,7 @@ from typing import Final
 
 from ._mypyc import mypyc_attr
 
-__all__ = ["HIGH_WATER", "LOW_WATER", "NOBODY", "READ_SIZE", "Receiver", "Transport"]
+__all__ = ["FIRST_LOOK", "HIGH_WATER", "LOW_WATER", "NOBODY", "READ_SIZE", "Receiver", "Transport"]
 
 READ_SIZE: Final = 131_072
 """Bytes that one read takes at most: a frame of 64 KiB comes in one, which makes an echo of such a sixth faster."""
@@ -32,6 +32,9 @@ HIGH_WATER: Final = 65_536
 """Bytes queued to a peer beyond which nothing is read from it, and more is kept in whole messages."""
 LOW_WATER: Final = HIGH_WATER // 2
 """Bytes queued to a peer at which that ends; half, so that a slow peer does not make us stop and go at each frame."""
+
+FIRST_LOOK: Final = 0.05
+"""Seconds after which a peer that is behind is looked at first: what left in the moment before counts until then."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
