@@ -132,7 +132,13 @@ class TestFormats:
         configure("error", format_, stream)
         root.error("hello")
         root.warning("not this")
-        (line,) = stream.getvalue().splitlines()
+        for number in range(3):
+            short = record("accept returned EMFILE", exc_info=(OSError, OSError(), None))
+            short.name = "trio.serve_listeners"
+            short.created = 1000.0 + number * 31
+            root.handle(short)
+        line, *shortages = stream.getvalue().splitlines()
+        assert ["EMFILE" in each for each in shortages] == [True, True]  # one a minute, each without a traceback
         assert ("message" in json.loads(line)) if format_ == "json" else line.endswith(" ERROR root: hello")
 
 

@@ -1128,7 +1128,7 @@ class TestListening:
                 client.close()
 
     async def test_everything_fails_for_want_of_descriptors(
-        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+        self, clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with running() as reactor:
             listener = Stubborn(socket.create_server(("127.0.0.1", 0)))
@@ -1150,6 +1150,9 @@ class TestListening:
                 await trio.sleep(0.15)
                 assert reactor._reserve >= 0
                 assert len(scripts) == 2
+        assert [record.getMessage()[:39] for record in caplog.records] == [
+            "no connection can be accepted for now: "
+        ]  # once
 
     async def test_stop_listening_while_a_listener_rests(self) -> None:
         async with running() as reactor:

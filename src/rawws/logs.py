@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -143,7 +144,30 @@ def configure(level: str, format_: LogFormat, stream: TextIO) -> None:
     """Send every log record of the process from a level on to a stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+    handler.addFilter(_Seldom("trio.serve_listeners", 60.0))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class _Seldom(logging.Filter):
+    """Passes a record of one logger without its traceback, and no other of it for so many seconds.
+
+    Trio says ten times a second that there are no descriptors to accept a connection with.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__()
+        self._name = name
+        self._seconds = seconds
+        self._passed_at = -inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != self._name:
+            return True
+        if record.created - self._passed_at < self._seconds:
+            return False
+        self._passed_at = record.created
+        record.exc_info = None
+        return True
 
 
 def _time_of(record: logging.LogRecord) -> str:

@@ -22,6 +22,7 @@ is one of those that the compiled build compiles.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from .transport import Receiver
 
 __all__ = ["Loop"]
+
+_log = logging.getLogger("rawws")
 
 # Bounds that tests set lower are not Final: mypyc would write their values into the code.
 _BATCH_EVENTS = 256
@@ -87,6 +90,8 @@ _ACCEPTS: Final = 64
 """Connections that one listener accepts in a batch."""
 _REST_SECONDS: Final = 0.1
 """Time that a listener rests after the process ran out of descriptors."""
+_SAY_AGAIN_SECONDS: Final = 60.0
+"""Time after which the log is told again that there are no descriptors."""
 _IN: Final = 1
 """EPOLLIN; the only bit of nearly all events."""
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -139,6 +144,7 @@ class Loop:
         "_reserve",
         "_resting",
         "_run_list",
+        "_said_short_at",
         "_stale_timers",
         "_timers",
         "busy_seconds",
@@ -182,6 +188,7 @@ class Loop:
         self._rang_at = inf
         self._alarm = trio.CancelScope()
         self._flusher: trio.lowlevel.Task | None = None
+        self._said_short_at = -inf
 
     # -- what the endpoints call -----------------------------------------------------------------------------
 
@@ -472,6 +479,9 @@ class Loop:
                 if exc.errno in _OUT_OF_DESCRIPTORS:
                     self._refuse_some(listener)
                     self._rest(listener, now)
+                    if now - self._said_short_at > _SAY_AGAIN_SECONDS:
+                        self._said_short_at = now
+                        _log.warning("no connection can be accepted for now: %s", exc.strerror)
                     return
                 continue  # this one connection failed before it was accepted
             sock.setblocking(False)
