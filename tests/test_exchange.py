@@ -306,6 +306,27 @@ class TestBackPressure:
         rig.transport.proceed_all()
         assert b"HTTP/1.1 404 Not Found" in rig.transport.take()
 
+    def test_a_large_file_is_handed_on_as_it_is_and_a_small_one_with_its_head(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[tuple[bytes, bool]] = []
+        write = MemoryTransport.write
+
+        def record(transport: MemoryTransport, data: bytes, more: bool = False) -> None:
+            written.append((data, more))
+            write(transport, data, more)
+
+        monkeypatch.setattr(MemoryTransport, "write", record)
+        for _ in range(2):
+            Rig(site).ask(ask("GET", "/big"))
+        (head, more), (body, last), (_, _), (same, _) = written
+        assert (head.endswith(b"\r\n\r\n"), more, last) == (True, True, False)
+        assert len(body) == BIG
+        assert body is same
+        written.clear()
+        Rig(site).ask(GET + ask("HEAD", "/big") + GET)
+        assert [(data.startswith(b"HTTP/1.1 200 "), more) for data, more in written] == [(True, False)] * 3
+
     def test_a_crowd_of_requests_lets_other_connections_have_their_turn(self, rig: Rig) -> None:
         rig.transport.slice_is_over = True
         turns = 1

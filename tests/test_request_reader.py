@@ -404,6 +404,23 @@ def test_an_answer_to_head_has_the_length_and_no_body() -> None:
     assert reader.respond(Response(200, (), b"body")).endswith(b"\r\n\r\nbody")
 
 
+def test_the_body_beside_its_head_is_the_responses_own_object() -> None:
+    response = Response(200, (), bytes(100))
+    head, body = pending(GET).respond_in_parts(response)
+    assert head == b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+    assert body is response.body
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [(b"HEAD", 200), (b"HEAD", 304), (b"GET", 304), (b"GET", 204)],
+)
+def test_where_http_has_no_body_there_is_none_beside_the_head(method: bytes, status: int) -> None:
+    head, body = pending(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n").respond_in_parts(Response(status, (), b"body"))
+    assert head.endswith(b"\r\n\r\n")
+    assert body == b""
+
+
 @pytest.mark.parametrize(
     "data",
     [

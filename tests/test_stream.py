@@ -177,6 +177,21 @@ class TestBothDrivers:
             assert more == []
             assert (ends.transport.queued, ends.transport.blocked) == (0, False)
 
+    async def test_what_is_large_is_not_copied_and_keeps_its_place(self, over: Any) -> None:
+        large = bytes(range(256)) * 4096
+        async with over(narrow=True) as ends:
+            for piece in (b"a", b"bc", large, b"d", large, large[: READ_SIZE // 2], b"e"):
+                ends.transport.write(piece, more=True)
+            ends.transport.flush()
+            await settle()
+            waiting = [piece.obj for piece in ends.transport._out if isinstance(piece, memoryview)]
+            waiting += [piece for piece in ends.transport._out if isinstance(piece, bytes)]
+            assert sum(piece is large for piece in waiting) == 2
+            expected = b"abc" + large + b"d" + large + large[: READ_SIZE // 2] + b"e"
+            assert await ends.read(len(expected)) == expected
+            await settle()
+            assert (ends.transport.queued, ends.transport.blocked) == (0, False)
+
     async def test_close_sends_then_fin_then_discards(self, over: Any) -> None:
         async with over(narrow=True) as ends:
             ends.transport.write(bytes(1_000_000))

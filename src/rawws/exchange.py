@@ -324,7 +324,13 @@ class Exchange(Receiver):
         """Write an answer; whether the next request may be looked at now."""
         reader = self._reader
         transport = self._transport
-        transport.write(reader.respond(response, close=self._home.is_closing, date=formatdate(usegmt=True)))
+        close = self._home.is_closing
+        head, body = reader.respond_in_parts(response, close=close, date=formatdate(usegmt=True))
+        if len(body) > HIGH_WATER:  # whoever is sent the same file shares it, however slowly it leaves
+            transport.write(head, more=True)
+            transport.write(body)
+        else:
+            transport.write(head + body)
         if not reader.keep_alive:
             self._finish(self._site.limits.close_timeout)
             return False

@@ -77,8 +77,8 @@ class _State(Enum):
 class RequestReader:
     """Cut a byte stream into requests and turn answers into bytes, one after the other.
 
-    The driver calls `feed` with what it read, then `next_request` until it returns None, and `respond` or
-    `switch_protocols` once for each request; while a request waits for its answer it should not read. With
+    The driver calls `feed` with what it read, then `next_request` until it returns None, and `respond`,
+    `respond_in_parts` or `switch_protocols` once for each request; while a request waits for its answer it should not read. With
     `next_request` called after each `feed`, `buffered` stays below the head limit plus one read.
 
     Args:
@@ -153,7 +153,15 @@ class RequestReader:
         return request
 
     def respond(self, response: Response, *, close: bool = False, date: str | None = None) -> bytes:
-        """Return the bytes of an answer: to the request last returned, to the error last raised, or unasked.
+        """Return an answer in one piece; otherwise like `respond_in_parts`."""
+        return b"".join(self.respond_in_parts(response, close=close, date=date))
+
+    def respond_in_parts(
+        self, response: Response, *, close: bool = False, date: str | None = None
+    ) -> tuple[bytes, bytes]:
+        """Return head and body of an answer: to the request last returned, to the error last raised, or unasked.
+
+        The body is the response's own object, so that those who are sent the same share it; empty where HTTP has none.
 
         An unasked answer (408, 503) and one to an error end the connection, as `close` does, as HTTP/1.0 and
         the client's `Connection: close` do; the answer says so, and `keep_alive` is false.
@@ -191,7 +199,7 @@ class RequestReader:
         else:
             self._state = _State.ENDED
             self._buffer.clear()
-        return head + body
+        return head, body
 
     def switch_protocols(self, headers: Sequence[tuple[str, str]]) -> bytes:
         """Return the bytes of a 101 answer to the request last returned (RFC 9110 §15.2.2).

@@ -6,6 +6,7 @@ error and a cancelled `SSLStream.send_all` breaks it. Rules:
 
 * The writer sends in pieces of 16 KiB, so that progress is seen as it happens. The peer counts as behind while a
   piece is under way: a stream does not tell more.
+* What is small is copied to leave together; what is large is kept as it is, so that connections share it.
 * The end of a connection is one sequence in one place, `_finish`: everything that was written, close_notify and FIN
   without waiting between them (RFC 8446 §6.1), the peer's FIN, all by one deadline.
 * What has arrived counts before what is due, and before a failure of sending: both wait for the reader.
@@ -108,7 +109,7 @@ class StreamTransport(Transport):
         super().__init__()
         self._stream = stream
         self._stall_timeout = stall_timeout
-        self._out = bytearray()
+        self._out: list[bytearray | memoryview] = []
         self._dead = False
         self._over = False
         self._peer_done = False
@@ -144,7 +145,12 @@ class StreamTransport(Transport):
 
     def write(self, data: bytes, more: bool = False) -> None:
         if not self._dead:
-            self._out += data
+            if len(data) > _PIECE:
+                self._out.append(memoryview(data))
+            elif self._out and isinstance(self._out[-1], bytearray):
+                self._out[-1] += data
+            else:
+                self._out.append(bytearray(data))
             self.queued += len(data)
             self._work.set()
 
@@ -253,7 +259,7 @@ class StreamTransport(Transport):
         while True:
             await self._work.wait()
             while self._out:
-                piece = bytes(self._out[:_PIECE])
+                piece = self._next_piece()
                 self.blocked = True
                 self._progress_at = trio.current_time()
                 self._in_kernel = -1
@@ -263,8 +269,8 @@ class StreamTransport(Transport):
                 except _BROKEN as exc:
                     await self._lose(exc)
                     return
-                del self._out[: len(piece)]
-                self.queued = len(self._out)
+                if not self._dead:
+                    self.queued -= len(piece)
                 self.blocked = False
                 if self.queued <= LOW_WATER and not self._closing and not self._dead:
                     self._tell(self.receiver.drained)
@@ -274,6 +280,21 @@ class StreamTransport(Transport):
                 self.close(trio.current_time() + self._stall_timeout)
                 return
             self._work = trio.Event()
+
+    def _next_piece(self) -> bytes:
+        """Take what leaves next; it counts as queued until it has left."""
+        out = self._out
+        piece = b""
+        while out and len(piece) < _PIECE:
+            first, room = out[0], _PIECE - len(piece)
+            piece += first[:room]
+            if len(first) <= room:
+                del out[0]
+            elif isinstance(first, bytearray):
+                del first[:room]
+            else:
+                out[0] = first[room:]
+        return piece
 
     async def _lose(self, error: Exception) -> None:
         """Nothing can be sent any more; what the peer had sent before is still the receiver's."""

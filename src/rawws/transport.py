@@ -127,7 +127,10 @@ class Transport:
         raise NotImplementedError
 
     def write(self, data: bytes, more: bool = False) -> None:
-        """Queue bytes; they leave now, soon after the driver's call, or, with `more`, a little later."""
+        """Queue bytes; they leave now, soon after the driver's call, or, with `more`, a little later.
+
+        Beyond `HIGH_WATER` they are not copied: a thousand connections that are sent the same object share it.
+        """
         raise NotImplementedError
 
     def flush(self) -> None:
