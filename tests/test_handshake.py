@@ -183,8 +183,7 @@ def test_16_a_refusal_on_the_wire() -> None:
         b"Upgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\n"
         b"Content-Length: 34\r\n"
-        b"Connection: upgrade\r\n"
-        b"Connection: close\r\n"
+        b"Connection: upgrade, close\r\n"
         b"\r\n"
         b"The WebSocket version must be 13.\n"
     )

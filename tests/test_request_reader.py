@@ -485,6 +485,21 @@ def test_an_answer_with_an_upgrade_field_names_it_in_connection() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("data", "connection"),
+    [
+        pytest.param(GET, b"upgrade", id="kept"),
+        pytest.param(with_field(b"Connection: close"), b"upgrade, close", id="the-client-ends-it"),
+        pytest.param(b"GET / HTTP/1.0\r\n\r\n", b"upgrade, close", id="http-1.0"),
+    ],
+)
+def test_what_an_answer_says_of_its_connection_stands_in_one_line(data: bytes, connection: bytes) -> None:
+    # RFC 9110 §7.6.1: a list.
+    answer = pending(data).respond(Response(426, (("Upgrade", "websocket"),)))
+    assert answer.endswith(b"Content-Length: 0\r\nConnection: " + connection + b"\r\n\r\n")
+    assert answer.count(b"onnection: ") == 1
+
+
 UPGRADE = with_field(b"Upgrade: x\r\nConnection: upgrade")
 
 

@@ -185,11 +185,13 @@ class RequestReader:
             fields.append(("Date", date))
         if not bodiless:
             fields.append(("Content-Length", str(len(response.body))))
-        if any(name.lower() == "upgrade" for name, _ in response.headers):
-            fields.append(("Connection", "upgrade"))  # RFC 9110 §7.8
+        options = ["upgrade"] if any(name.lower() == "upgrade" for name, _ in fields) else []  # RFC 9110 §7.8
         if not self._keep_alive:
-            fields.append(("Connection", "close"))
-        writer = self._h11 or h11.Connection(h11.SERVER)
+            options.append("close")
+        if options:
+            fields.append(("Connection", ", ".join(options)))
+        # An h11 that has read `close`, or HTTP/1.0, would put a line for each option in place of ours.
+        writer = self._h11 if self._h11 is not None and self._keep_alive else h11.Connection(h11.SERVER)
         head = writer.send(h11.Response(status_code=status, headers=fields, reason=reason_phrase(status)))
         self._h11 = None
         body = b"" if bodiless or self._is_head else response.body

@@ -115,7 +115,9 @@ def _refusal(reader: RequestReader, error: HandshakeError) -> bytes:
     assert answer.startswith(status)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert body in (b"", f"{error.message}\n".encode())
-    assert (b"\r\nConnection: close" in head) is not reader.keep_alive
+    *lines, last = head.split(b"\r\n")
+    assert (last in (b"Connection: close", b"Connection: upgrade, close")) is not reader.keep_alive
+    assert not any(line.startswith(b"Connection:") for line in lines)
     return answer
 
 
