@@ -138,6 +138,7 @@ class TestAnswers:
             (ask("GET", "/ws"), 426, "Upgrade: websocket"),
             (ask("HEAD", "/ws"), 405, "Allow: GET"),
             (ask("DELETE", "/"), 405, "Allow: GET, HEAD"),
+            (ask("PATCH", "/"), 405, "Allow: GET, HEAD"),
             (ask("GET", "/" + "x" * 9000), 414, None),
             (ask("GET", "/", "X: " + "x" * 17_000), 431, None),
             (ask("POST", "/", "Content-Length: 1"), 413, None),

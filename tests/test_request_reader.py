@@ -204,7 +204,7 @@ REFUSED = [
     # Methods and hosts.
     pytest.param(b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="unknown-method"),
     pytest.param(b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="method-in-lower-case"),
-    pytest.param(b"PATCH / HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="method-of-another-rfc"),
+    pytest.param(b"PROPFIND / HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="method-of-another-rfc"),
     pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no-host"),
     pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, id="two-hosts"),
     pytest.param(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two-hosts-in-http-1.0"),
@@ -328,8 +328,25 @@ def test_a_good_head_is_read_for_every_cutting_of_the_stream(
     assert data.split(b" ")[1] == request.target.encode()
 
 
-@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
-def test_methods_of_rfc_9110_are_left_to_the_router(method: bytes) -> None:
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (b"/%1b", "The path of the request has a control character."),
+        (b"/%00", "The path of the request has a control character."),
+        (b"/%C2%9B", "The path of the request has a control character."),
+        (b"/%E9", "The path of the request is not percent-encoded UTF-8."),
+        (b"/%zz", "The path of the request is not percent-encoded UTF-8."),
+    ],
+)
+def test_29_what_is_wrong_with_an_escape_is_said(path: bytes, says: str) -> None:
+    reader = new_reader()
+    reader.feed(with_target(path))
+    with pytest.raises(HandshakeError, match=says):
+        reader.next_request()
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH"])
+def test_methods_of_rfc_9110_and_patch_are_left_to_the_router(method: bytes) -> None:
     assert read_one(method + b" /x HTTP/1.1\r\nHost: a\r\n\r\n").method == method.decode()
 
 

@@ -132,7 +132,7 @@ class TestMethods:
         files = StaticFiles.load(folder)
         assert ask(files, "/", method="HEAD") == ask(files, "/")
 
-    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
     def test_another_method_on_a_file_gets_405_with_allow(self, folder: Path, method: str) -> None:
         with pytest.raises(HandshakeError) as caught:
             StaticFiles.load(folder).respond(request("/index.html", method=method))

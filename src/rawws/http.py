@@ -250,7 +250,7 @@ class Request:
     """The head of a request."""
 
     method: str
-    """Such as `GET`; one of the methods of RFC 9110 §9."""
+    """Such as `GET`; one of the methods of RFC 9110 §9, or `PATCH`."""
     target: str
     """The request target as it was sent (RFC 9112 §3.2)."""
     path: str

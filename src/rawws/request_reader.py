@@ -46,9 +46,9 @@ MAX_TARGET_SIZE: Final = 8 * 1024
 MAX_QUERY_FIELDS: Final = 1000
 """Fields of a query, counted by their `&`; beyond: 400 (Django's DATA_UPLOAD_MAX_NUMBER_FIELDS)."""
 
-# RFC 9110 §9, from what h11 yields to the one object that all requests share.
+# RFC 9110 §9 and RFC 5789, from what h11 yields to the one object that all requests share.
 _METHODS: Final = {
-    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE")
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 }
 _VERSIONS: Final = {b"1.0": "1.0", b"1.1": "1.1"}
 _CR: Final = 0x0D
@@ -374,6 +374,7 @@ def _percent_decode(path: str) -> str:
         except UnicodeDecodeError:
             pass
         else:
-            if not _CONTROL.search(decoded):
-                return decoded
+            if _CONTROL.search(decoded):
+                raise HandshakeError(400, "The path of the request has a control character.")
+            return decoded
     raise HandshakeError(400, "The path of the request is not percent-encoded UTF-8.")
