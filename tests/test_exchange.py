@@ -91,6 +91,8 @@ def test_the_interface_of_a_home_is_what_a_server_must_provide(rig: Rig) -> None
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "index.html").write_bytes(b"<!doctype html>")
     (tmp_path / "big").write_bytes(bytes(BIG))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "index.html").write_bytes(b"inside")
     return tmp_path
 
 
@@ -136,7 +138,9 @@ class TestAnswers:
             (ask("HEAD", "/"), 200, None),
             (ask("GET", "/nowhere"), 404, None),
             (ask("GET", "/ws"), 426, "Upgrade: websocket"),
-            (ask("HEAD", "/ws"), 405, "Allow: GET"),
+            (ask("HEAD", "/ws"), 426, "Upgrade: websocket"),
+            (ask("PUT", "/ws"), 405, "Allow: GET, HEAD"),
+            (ask("GET", "/folder"), 301, "Location: /folder/"),
             (ask("DELETE", "/"), 405, "Allow: GET, HEAD"),
             (ask("PATCH", "/"), 405, "Allow: GET, HEAD"),
             (ask("GET", "/" + "x" * 9000), 414, None),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from rawws.errors import HandshakeError
 from rawws.http import (
     Headers,
+    Request,
     Response,
     check_fields,
     list_elements,
     parse_authority,
     reason_phrase,
+    require_get,
     token_list,
 )
 
@@ -79,6 +82,18 @@ def test_headers_are_a_multi_map_without_case() -> None:
     assert repr(Headers([("A", "b")])) == "Headers([('A', 'b')])"
     assert Headers([("A", "b")]) == Headers([("a", "b")]) != Headers()
     assert not hasattr(headers, "__dict__")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_only_read_takes_get_and_head(method: str) -> None:
+    require_get(Request(method, "/", "/", "", Headers()))
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "PATCH"])
+def test_what_is_only_read_refuses_other_methods_with_405(method: str) -> None:
+    with pytest.raises(HandshakeError) as caught:
+        require_get(Request(method, "/", "/", "", Headers()))
+    assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
 
 
 def test_lists_forgive_empty_elements() -> None:

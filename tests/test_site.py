@@ -118,7 +118,22 @@ class TestRouting:
         assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
         with pytest.raises(HandshakeError) as caught:
             site.respond(request("/ws", "PUT"))
-        assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET"),))
+        assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
+        assert answer(site, request("/ws", "HEAD")) == answer(site, request("/ws"))
+
+    def test_one_of_several_applications_comes_before_a_file_of_its_name_and_shares_the_path_of_a_folder(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "echo").write_text("a file")
+        (tmp_path / "index.html").write_text("the page")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "index.html").write_text("another")
+        site = Site({"/echo": echo, "/": echo, "/a": echo}, static=StaticFiles.load(tmp_path))
+        assert answer(site, request("/echo")).status == 426
+        assert answer(site, request("/a")).status == 426
+        assert answer(site, request("/")).body == b"the page"
+        assert answer(site, request("/a/")).body == b"another"
+        assert answer(Site(echo, static=StaticFiles.load(tmp_path)), request("/echo")).body == b"a file"
 
     def test_where_there_is_nothing_is_404(self) -> None:
         assert answer(Site({}), request("/")).status == 404

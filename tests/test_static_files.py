@@ -92,7 +92,37 @@ class TestPaths:
         assert ask(files, "/a/").body == b"a"
         assert ask(files, "/b/c/x.txt").body == b"x"
         assert files.respond(request("/b/")) is None
-        assert files.respond(request("/a")) is None
+        assert files.respond(request("/b")) is None
+
+    def test_a_folder_with_a_page_redirects_to_its_path_with_the_slash(self, tmp_path: Path) -> None:
+        files = StaticFiles.load(
+            write(
+                tmp_path,
+                {"index.html": "top", "a/b/index.html": "b", "grüße und/index.html": "c", "x\\y/index.html": ""},
+            ),
+            content_security_policy="default-src 'self'",
+        )
+        for path, location in (
+            ("/a/b", "/a/b/"),
+            ("/a/b?x=//evil.example", "/a/b/"),
+            ("http://example.org/a/b", "/a/b/"),
+            ("/%61/b", "/a/b/"),
+            ("/gr%C3%BC%C3%9Fe%20und", "/gr%C3%BC%C3%9Fe%20und/"),
+            ("/x%5Cy", "/x%5Cy/"),
+        ):
+            response = ask(files, path)
+            assert response == ask(files, path, method="HEAD")
+            headers = dict(response.headers)
+            assert (response.status, headers["Location"], headers["Cache-Control"]) == (301, location, "no-cache")
+            assert headers["Content-Security-Policy"] == "default-src 'self'"
+        for path in ("/a", "//a/b", "/a//b", "/a/b//"):
+            assert files.respond(request(path)) is None
+        with pytest.raises(HandshakeError, match="GET"):
+            files.respond(request("/a/b", method="POST"))
+
+    def test_a_folder_whose_name_is_not_utf_8_hurts_nobody(self, tmp_path: Path) -> None:
+        write(tmp_path, {os.fsdecode(b"\xff") + "/index.html": "x", "a/index.html": "a"})
+        assert ask(StaticFiles.load(tmp_path), "/a/").body == b"a"
 
     def test_names_are_compared_as_text_after_percent_decoding(self, tmp_path: Path) -> None:
         files = StaticFiles.load(write(tmp_path, {"grüße und so.txt": "x"}))

@@ -37,6 +37,7 @@ __all__ = [
     "list_elements",
     "parse_authority",
     "reason_phrase",
+    "require_get",
     "token_list",
 ]
 
@@ -302,6 +303,16 @@ class Request:
     def query_params(self) -> dict[str, list[str]]:
         """The query as an HTML form would have sent it: each name with its values, blank ones included."""
         return parse_qs(self.query, keep_blank_values=True)
+
+
+def require_get(request: Request) -> None:
+    """Refuse every method but GET, and HEAD, which is GET without the body (RFC 9110 §9.3.2).
+
+    Raises:
+        HandshakeError: 405.
+    """
+    if request.method not in ("GET", "HEAD"):
+        raise HandshakeError(405, "Only GET and HEAD are allowed here.", (("Allow", "GET, HEAD"),))
 
 
 @final

@@ -78,8 +78,8 @@ class RequestReader:
     """Cut a byte stream into requests and turn answers into bytes, one after the other.
 
     The driver calls `feed` with what it read, then `next_request` until it returns None, and `respond`,
-    `respond_in_parts` or `switch_protocols` once for each request; while a request waits for its answer it should not read. With
-    `next_request` called after each `feed`, `buffered` stays below the head limit plus one read.
+    `respond_in_parts` or `switch_protocols` once for each request; while a request waits for its answer it should
+    not read. With `next_request` called after each `feed`, `buffered` stays below the head limit plus one read.
 
     Args:
         limits: `max_head_size` and `max_header_count` are read.

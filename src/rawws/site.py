@@ -14,9 +14,8 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from .deflate import DeflateOptions
-from .errors import HandshakeError
 from .handshake import WEBSOCKET_VERSION, canonical_host, canonical_origin, check_host
-from .http import Request, Response
+from .http import Request, Response, require_get
 from .limits import Limits
 from .protocol import Protocol
 from .static_files import StaticFiles
@@ -114,24 +113,24 @@ class Site:
     def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Answer a request that asks for no WebSocket: a page, a file, the hint that here is a WebSocket, 404.
 
-        The answer of an async page is to be awaited.
+        Where one of several applications is, no file is, but for the page of a folder, whose path they may share. The
+        answer of an async page is to be awaited.
 
         Raises:
             HandshakeError: 405; and what a page raises.
         """
-        page = self._pages.get(request.path)
+        path = request.path
+        page = self._pages.get(path)
         if page is not None:
-            if request.method not in ("GET", "HEAD"):
-                raise HandshakeError(405, "Only GET and HEAD are allowed here.", (("Allow", "GET, HEAD"),))
+            require_get(request)
             return page(request)
-        if self._static is not None:
+        if self._static is not None and (path not in self._apps or path.endswith("/")):
             response = self._static.respond(request)
             if response is not None:
                 return response
-        if self.find_app(request.path) is None:
+        if self.find_app(path) is None:
             return _NOTHING
-        if request.method != "GET":
-            raise HandshakeError(405, "Only GET is allowed here.", (("Allow", "GET"),))
+        require_get(request)
         return Response.text(426, "This is a WebSocket; ask for an Upgrade.", _UPGRADE_HEADERS)
 
 

@@ -21,9 +21,9 @@ import re
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, final
+from urllib.parse import quote
 
-from rawws.errors import HandshakeError
-from rawws.http import Response, check_fields
+from rawws.http import Response, check_fields, require_get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,17 +105,19 @@ class _File(NamedTuple):
 class StaticFiles:
     """The files of one folder and the answers to requests for them; immutable once loaded."""
 
-    __slots__ = ("_files",)
+    __slots__ = ("_files", "_moved")
 
-    def __init__(self, files: dict[str, _File]) -> None:
+    def __init__(self, files: dict[str, _File], policies: list[tuple[str, str]]) -> None:
         self._files = files
+        # Without its slash a folder is no base for the links of its page. The path is ours, and not what was asked for.
+        self._moved = {path[:-1]: _moved(path, policies) for path in files if path.endswith("/") and path != "/"}
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, content_security_policy: str | None = None) -> StaticFiles:
         """Read a folder and everything below it into memory.
 
         Blocks while it reads and compresses, so call it before serving. A file `a/b.txt` answers to the path
-        `/a/b.txt`, an `index.html` to its folder's path too (`/`, `/a/`).
+        `/a/b.txt`, an `index.html` to its folder's path too (`/`, `/a/`), to which `/a` redirects.
 
         Args:
             folder: its path; at most 64 MiB in at most 10 000 files.
@@ -131,7 +133,7 @@ class StaticFiles:
         if content_security_policy is not None:
             policies.append(("Content-Security-Policy", content_security_policy))
             check_fields(policies, owned=frozenset())  # here, so that it fails for an empty folder too
-        return cls(_load(folder, policies))
+        return cls(_load(folder, policies), policies)
 
     @classmethod
     def bundled(cls) -> StaticFiles:
@@ -147,21 +149,23 @@ class StaticFiles:
         with resources.as_file(resources.files("rawws") / "static") as packaged:
             # A checkout has no copy inside the package: there the folder stands beside `src`.
             folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "static"
-            return cls(_load(folder, policies))
+            return cls(_load(folder, policies), policies)
 
     def respond(self, request: Request) -> Response | None:
-        """Answer a request for a file; None when there is no such file.
+        """Answer a request for a file, or for a folder with a page; None when there is neither.
 
         The body is there for HEAD too; whoever writes the answer leaves it out.
 
         Raises:
-            HandshakeError: 405, when the file exists and the method is neither GET nor HEAD.
+            HandshakeError: 405, when there is one and the method is neither GET nor HEAD.
         """
         file = self._files.get(request.path)
-        if file is None:
+        moved = self._moved.get(request.path)
+        if file is None and moved is None:
             return None
-        if request.method not in ("GET", "HEAD"):
-            raise HandshakeError(405, "Only GET and HEAD are allowed here.", (("Allow", "GET, HEAD"),))
+        require_get(request)
+        if file is None:
+            return moved
         representation = file.identity
         if file.gzip is not None and _prefers_gzip(request.headers.get("Accept-Encoding", "")):
             representation = file.gzip
@@ -239,6 +243,13 @@ def _representation(
     validators = (("Cache-Control", "no-cache"), ("ETag", f'"{opaque_tag}"'), *vary)
     ok = Response(200, (*described, *validators), body)
     return _Representation(opaque_tag, ok, Response(304, validators))
+
+
+def _moved(path: str, policies: list[tuple[str, str]]) -> Response:
+    """Return the redirection to a folder's path (RFC 9110 §15.4.2); a name that is not UTF-8 is never asked for."""
+    location = quote(path, errors="surrogateescape")
+    fields = (("Location", location), *policies, ("Cache-Control", "no-cache"))
+    return Response.text(301, "The path of a folder ends with a slash.", fields)
 
 
 def _matches(if_none_match: str, opaque_tag: str) -> bool:

@@ -157,12 +157,11 @@ async def test_an_answer_that_nobody_reads_is_no_reason_to_keep_a_descriptor(imp
 async def test_downloads_that_nobody_reads_share_the_file(tmp_path: Path) -> None:
     """A file goes out of memory that all share; of a download that does not leave nothing else is kept."""
     (tmp_path / "large").write_bytes(random.Random(5).randbytes(16 * MIB))
-    with serve(f"--static={tmp_path}") as server, healthy(server):
-        with server.grows_at_most(10 * 4 * READ):
-            async with server.peers(10, narrow=True) as clients:
-                for client in clients:
-                    await client.send(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                    assert (await client.exactly(17)) == b"HTTP/1.1 200 OK\r\n"
+    with serve(f"--static={tmp_path}") as server, healthy(server), server.grows_at_most(10 * 4 * READ):
+        async with server.peers(10, narrow=True) as clients:
+            for client in clients:
+                await client.send(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await client.exactly(17)) == b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_messages_that_were_read_before_a_peer_vanished_are_answered(impatient: Process) -> None:
