@@ -695,6 +695,40 @@ class TestEnds:
                     await received[-1].ended.wait()
                     assert received[-1].names == ["data", "eof"]
 
+    async def test_who_comes_in_the_batch_in_which_another_ends_comes_after_it(self) -> None:
+        async with running() as reactor:
+            order: list[str] = []
+
+            def greet(transport: SocketTransport, address: object) -> Script:
+                order.append("comes")
+                return Script(transport, eof=lambda *_: order.append("goes"))
+
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                address = listener.getsockname()
+                reactor.listen(listener.dup(), greet, refuse)
+            for count in range(1, 11):
+                client = socket.create_connection(address)
+                await eventually(lambda: len(order) == 2 * count - 1)  # noqa: B023
+                client.close()
+            await eventually(lambda: len(order) == 20)
+            assert order == ["comes", "goes"] * 10
+
+    async def test_a_listener_that_was_closed_in_the_batch_in_which_it_was_ready_is_left_alone(self) -> None:
+        def greet(transport: SocketTransport, address: object) -> Script:
+            raise AssertionError("nobody is to come")
+
+        async with running() as reactor:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                address = listener.getsockname()
+                reactor.listen(listener.dup(), greet, refuse)
+            with Ends(reactor, data=lambda *_: reactor.stop_listening()) as ends:
+                ends.peer.send(b"x")
+                with socket.create_connection(address) as client:
+                    await settle()
+                    with pytest.raises(ConnectionResetError):
+                        client.recv(1)
+                assert ends.script.names == ["data"]
+
 
 class TestTime:
     async def test_deadlines_come_in_order_and_again(self, clock: MockClock) -> None:

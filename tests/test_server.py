@@ -782,6 +782,19 @@ class TestLimits:
             async with connected(server) as fourth:
                 await echoes(fourth)
 
+    async def test_a_place_that_has_become_free_is_free(self) -> None:
+        """Also when the server learns of the end and of the newcomer at the same time."""
+        async with serving(echo, limits=LIMITS(max_connections=1)) as server:
+            answers = set()
+            for number in range(40):
+                sock = socket.create_connection(("127.0.0.1", port_of(server)))
+                sock.sendall(GET if number % 3 else handshake())
+                sock.setblocking(False)
+                wrapped = trio.socket.from_stdlib_socket(sock)
+                answers.add((await wrapped.recv(1000))[:12])
+                wrapped.close()
+            assert answers == {b"HTTP/1.1 101", b"HTTP/1.1 426"}
+
     async def test_of_a_crowd_of_refused_ones_the_oldest_is_cut(self) -> None:
         async with (
             serving(echo, limits=LIMITS(max_connections=1, max_pending_handshakes=2)) as server,

@@ -4,6 +4,7 @@ Rules, each found by experiment:
 
 * Sockets are closed at the end of a batch, and events of connections that ended in it are skipped: the kernel gives a
   descriptor's number away at once. A list of events is never held across a checkpoint.
+* Listeners accept when what ended in the batch has ended: a place that is free by then is free for those who come.
 * Connections are served by the group: all are read from, then their receivers called, then what these wrote is sent.
   So the code of each step, the kernel's above all, stays in the processor's caches: 64 connections that echo are served
   6 % faster, a thousand 12 %.
@@ -345,6 +346,7 @@ class Loop:
         events = self.epoll.poll(0, limit)
         complete = patient or len(events) < limit
         arrived: list[tuple[SocketTransport, bytes]] = []
+        visited: list[int] = []
         size = 0
         # What is due expires after this pass, if it has read all that was sent in time.
         read_size = READ_SIZE if self._rang else self._read_size
@@ -381,7 +383,7 @@ class Loop:
             elif fd == self._doorbell:
                 os.eventfd_read(fd)
             elif fd in self._listeners:
-                self._accept(fd, now)
+                visited.append(fd)
         if size >= _SMALL_READ:
             self._read_size = READ_SIZE
         self._serve_group(arrived, now)
@@ -390,6 +392,10 @@ class Loop:
             if perf_counter() - began > _BATCH_SECONDS:
                 break
         self._finish_batch(now)
+        if visited:
+            for fd in visited:
+                self._accept(fd, now)
+            self._finish_batch(now)
         if self._rang:
             self._overdue = not complete
             if complete:
@@ -468,8 +474,10 @@ class Loop:
         self._alarm.deadline = earliest
 
     def _accept(self, fd: int, now: float) -> None:
-        """Accept what waits at a listener."""
-        listener = self._listeners[fd]
+        """Accept what waits at a listener, if it still listens."""
+        listener = self._listeners.get(fd)
+        if listener is None:
+            return
         for _ in range(_ACCEPTS):
             try:
                 sock, address = listener.sock.accept()
