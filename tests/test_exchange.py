@@ -227,6 +227,62 @@ class TestAnswers:
         ]
 
 
+class TestWantOfRoom:
+    """Many clients look for an answer when they have asked, and not before."""
+
+    @pytest.fixture
+    def rig(self, site: Site) -> Rig:
+        rig = Rig(site)
+        rig.exchange.refuse_when_asked("No room.", "max_connections")
+        assert rig.home.reasons == ["max_connections"]  # counted at once
+        assert rig.home.told == ["head"]  # and pending no more
+        assert rig.transport.take() == b""
+        return rig
+
+    @pytest.mark.parametrize("request_", [GET, GET[:1], handshake("/ws"), b"\x16\x03\x01", GET * 3])
+    def test_the_first_bytes_are_answered_with_503(self, rig: Rig, request_: bytes) -> None:
+        rig.transport.pass_time(0.9)
+        answer = rig.ask(request_)
+        assert status(answer) == 503
+        assert answer.endswith(b"\r\nConnection: close\r\n\r\nNo room.\n")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert rig.transport.closing_by == rig.transport.clock + 1
+        rig.exchange.data(GET, rig.transport.clock)  # was under way
+        assert rig.transport.take() == b""
+        assert rig.home.reasons == ["max_connections"]
+
+    def test_head_gets_no_body(self, rig: Rig) -> None:
+        answer = rig.ask(ask("HEAD", "/"))
+        assert status(answer) == 503
+        assert answer.endswith(b"Content-Length: 9\r\nConnection: close\r\n\r\n")
+
+    def test_who_says_nothing_is_told_after_a_second_and_cut_after_another(self, rig: Rig) -> None:
+        rig.transport.pass_time(0.9)
+        assert rig.transport.take() == b""
+        rig.transport.pass_time(0.1)
+        assert status(rig.transport.take()) == 503
+        assert not rig.transport.aborted
+        rig.transport.pass_time(1)
+        assert rig.transport.aborted
+
+    def test_who_has_begun_to_ask_is_told_at_once(self, site: Site) -> None:
+        rig = Rig(site)
+        rig.transport.data(GET[:5])
+        rig.exchange.refuse_when_asked("No room.", "max_pending_handshakes")
+        assert status(rig.transport.take()) == 503
+        assert rig.home.reasons == ["max_pending_handshakes"]
+
+    def test_who_is_cut_has_been_told(self, rig: Rig) -> None:
+        rig.exchange.cut()
+        assert rig.transport.aborted
+        assert status(rig.transport.take()) == 503
+
+    def test_a_shutdown_tells_it_and_waits_until_that_is_read(self, rig: Rig) -> None:
+        assert rig.exchange.shut_down()
+        assert rig.transport.take().endswith(b"\r\n\r\nNo room.\n")
+        assert rig.transport.closing_by == rig.transport.clock + 1
+
+
 class TestUpgrade:
     @pytest.mark.parametrize("path", ["/ws", "/protocol"])
     def test_a_handshake_becomes_a_websocket_that_takes_over_the_transport(self, rig: Rig, path: str) -> None:

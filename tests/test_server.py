@@ -803,15 +803,37 @@ class TestLimits:
             connected(server) as third,
         ):
             await echoes(first)
-            assert (await second.answer()).status == 503
-            assert (await third.answer()).status == 503
+            for refused in (second, third):
+                await refused.send(GET)
+                assert (await refused.answer()).status == 503
             assert server.plain_connections == 2
             async with connected(server) as fourth:
+                await fourth.send(GET)
                 assert (await fourth.answer()).status == 503
                 assert server.plain_connections == 2
             assert await second.ended() == b""
             await first.send(frame(TEXT, b"still here"))
             assert await first.frame() == (TEXT, b"still here")
+
+    async def test_who_is_refused_is_told_when_it_has_asked(self) -> None:
+        async with (
+            serving(echo, limits=LIMITS(max_connections=1, max_pending_handshakes=2)) as server,
+            connected(server) as first,
+            connected(server) as second,
+            connected(server) as third,
+        ):
+            await echoes(first)
+            with trio.move_on_after(0.1) as scope:
+                await second.answer()
+            assert scope.cancelled_caught
+            assert server.counters.refused["max_connections"] == 2
+            async with connected(server):
+                assert (await second.answer()).status == 503  # it is the one too many, and cut
+                assert await second.ended() == b""
+                began = trio.current_time()
+                await third.send(handshake())
+                assert (await third.answer()).status == 503
+                assert trio.current_time() - began < 0.5
 
     async def test_those_that_are_refused_keep_nobody_out(self) -> None:
         """However many come in the second that each of them has to read why."""

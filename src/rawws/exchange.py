@@ -1,7 +1,8 @@
 """One connection while it speaks HTTP: requests in, plain answers out, until a request becomes a WebSocket.
 
 Rules: a request is answered before the next one is looked at; nothing is read while an answer does not leave;
-a refusal is one short answer and the end of the connection. Every wait has a deadline: `head_timeout` from the
+a refusal is one short answer and the end of the connection; one for want of room waits for the first bytes of the
+request, since many clients do not look for an answer before. Every wait has a deadline: `head_timeout` from the
 connection's beginning, and from each answer, to the next complete head; the transport's own for a peer that
 takes no byte; `accept_timeout` for an async page, and for the WebSocket that a handshake becomes. It decides
 nothing itself: the reader knows HTTP, `handshake.py` the Upgrade, the site what is where.
@@ -12,6 +13,7 @@ Cost: what the reader costs; a timer for each answer. What goes wrong is at most
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 from inspect import iscoroutinefunction
@@ -54,7 +56,8 @@ _REASONS: Final = {
 }
 """Why a request is refused, where nothing else is said; every other status is for a head that cannot be served."""
 _REFUSAL_SECONDS: Final = 1.0
-"""Time that a refused client has to read why; a crowd of them must not hold the descriptors that are short."""
+"""Time that a client that is to be refused has to ask, and then to read why; a crowd of them must not hold the
+descriptors that are short."""
 
 
 class Home:
@@ -152,6 +155,7 @@ class Exchange(Receiver):
         "_page",
         "_paused",
         "_reader",
+        "_refusal",
         "_site",
         "_transport",
         "client",
@@ -166,6 +170,7 @@ class Exchange(Receiver):
         self._paused = False
         self._linger = 0.0  # seconds that the end of the connection may take, once the last answer is leaving
         self._page: trio.CancelScope | None = None  # around the page that makes the answer, while one does
+        self._refusal: str | None = None  # what is said with 503 as soon as anything has been asked
         self.client = client
         self._head_by = transport.now() + site.limits.head_timeout
         transport.wake_at(self._head_by)
@@ -179,15 +184,30 @@ class Exchange(Receiver):
             reason: why, in one word of `metrics.py`, where the status does not say it.
         """
         if not self._over:
-            self._home.refused(self, reason or _REASONS.get(status, "malformed"))
-            _log.info("%s is refused with %d: %s", peer_name(self.client), status, message)
-            response = Response.text(status, message, headers)
-            self._transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
-            self._finish(_REFUSAL_SECONDS)
+            self._count_refusal(status, message, reason)
+            self._answer_last(Response.text(status, message, headers))
+
+    def refuse_when_asked(self, message: str, reason: str) -> None:
+        """Refuse for want of room: counted now, answered with 503 when first bytes have come, or after a second.
+
+        Args:
+            reason: why, in one word of `metrics.py`.
+        """
+        if not self._reader.idle:
+            self.refuse(503, message, reason=reason)
+            return
+        self._count_refusal(503, message, reason)
+        self._home.head_complete(self)
+        self._refusal = message
+        self._head_by = self._transport.now() + _REFUSAL_SECONDS
+        self._transport.wake_at(self._head_by)
 
     def shut_down(self) -> bool:
         """Close because the server is going away; whether that should be waited for, as an answer is leaving."""
         if self._page is not None:
+            return True
+        if self._refusal is not None:
+            self._say_refusal()
             return True
         if self._reader.idle:
             leaving = self._transport.queued > 0
@@ -198,13 +218,20 @@ class Exchange(Receiver):
 
     def cut(self) -> None:
         """End the connection at once; what it was told may be lost."""
+        if self._refusal is not None:
+            self._say_refusal()
+            self._transport.flush()
         self._transport.abort()
 
     # -- what the driver calls -------------------------------------------------------------------------------
 
     def data(self, data: bytes, now: float) -> None:
         self._reader.feed(data)
-        if not self._paused:
+        if self._refusal is not None:
+            with suppress(HandshakeError):
+                self._reader.next_request()  # it may be HEAD
+            self._say_refusal()
+        elif not self._paused:
             self._advance(now)
 
     def proceed(self, now: float) -> None:
@@ -221,7 +248,9 @@ class Exchange(Receiver):
 
     def due(self, now: float) -> float:
         if not self._over and now >= self._head_by:
-            if self._page is not None:
+            if self._refusal is not None:
+                self._say_refusal()
+            elif self._page is not None:
                 self._page.cancel()
                 self.refuse(503, "The answer took too long.", reason="accept_timeout")
             elif self._transport.queued:
@@ -243,6 +272,20 @@ class Exchange(Receiver):
         self._home.exchange_gone(self)
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _count_refusal(self, status: int, message: str, reason: str | None) -> None:
+        self._home.refused(self, reason or _REASONS.get(status, "malformed"))
+        _log.info("%s is refused with %d: %s", peer_name(self.client), status, message)
+
+    def _say_refusal(self) -> None:
+        """Say what waited for the client to ask."""
+        assert self._refusal is not None
+        message, self._refusal = self._refusal, None
+        self._answer_last(Response.text(503, message))
+
+    def _answer_last(self, response: Response) -> None:
+        self._transport.write(self._reader.respond(response, close=True, date=formatdate(usegmt=True)))
+        self._finish(_REFUSAL_SECONDS)
 
     def _advance(self, now: float) -> None:
         """Answer the requests that have arrived, as far as the peer takes the answers and our time goes."""

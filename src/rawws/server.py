@@ -293,19 +293,17 @@ class Server(Home):
         limits = self._site.limits
         connections = len(self._exchanges) + len(self._websockets)
         if connections - len(self._refused) > limits.max_connections:
-            exchange.refuse(503, "The server has too many connections.", reason="max_connections")
+            exchange.refuse_when_asked("The server has too many connections.", "max_connections")
         elif host is not None and self._by_host[host] > limits.max_connections_per_address:
-            exchange.refuse(
-                503, "There are too many connections from this address.", reason="max_connections_per_address"
+            exchange.refuse_when_asked(
+                "There are too many connections from this address.", "max_connections_per_address"
             )
         else:
             self._pending[exchange] = None
             if len(self._pending) > limits.max_pending_handshakes:
                 oldest = next(iter(self._pending))
-                oldest.refuse(
-                    503,
-                    "The server has too many connections that have not asked for anything.",
-                    reason="max_pending_handshakes",
+                oldest.refuse_when_asked(
+                    "The server has too many connections that have not asked for anything.", "max_pending_handshakes"
                 )
         if connections > limits.max_connections + limits.max_pending_handshakes:
             # Those that were refused keep nobody out, however many come in the time that each has to read why.
