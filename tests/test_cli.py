@@ -304,6 +304,8 @@ class TestHelp:
         for field in dataclasses.fields(rawws.Limits):
             assert f"--{field.name.replace('_', '-')} " in said
         assert "(default: 1048576)" in said
+        assert "at most 64 MiB in 10 000 files" in said
+        assert "414 beyond 8 KiB of its target" in said
         assert "(default: max- message-size / 64)" in said or "(default: max-message-size / 64)" in said
 
 
@@ -312,6 +314,8 @@ class TestMistakes:
         ("arguments", "says"),
         [
             (["--port", "99999"], r"--port: a port is a number from 0 to 65535; see rawws serve --help"),
+            (["--port", "9" * 5000], r"--port: a port is a number from 0 to 65535; see rawws serve --help"),
+            (["--host", "*"], r"--host: give 0\.0\.0\.0 for every IPv4 address of this machine, :: for .*"),
             (["--port", "http"], r"--port: a port is a number from 0 to 65535; see rawws serve --help"),
             (["--static", "/no/such"], r"--static /no/such: No such file or directory; name a folder that can be read"),
             (["--static", __file__], r"--static \S+: Not a directory; name a folder that can be read"),
@@ -329,6 +333,7 @@ class TestMistakes:
             (["--head-timeout", "nan"], r"--head-timeout: give a number of seconds above 0, or inf; .*"),
             (["--head-timeout", "soon"], r"--head-timeout: give a number of seconds above 0, or inf; .*"),
             (["--max-connections", "0"], r"--max-connections: give a whole number from 1; .*"),
+            (["--max-message-size", "9" * 5000], r"--max-message-size: give a whole number of at most 18 digits; .*"),
             (["--max-message-size", "1MB"], r"--max-message-size: give a whole number from 1; .*"),
             (["--slow-consumer", "wait"], r"--slow-consumer: invalid choice: 'wait' .*"),
             (["--log-level", "loud"], r"--log-level: invalid choice: 'loud' .*"),
@@ -354,6 +359,24 @@ class TestMistakes:
             r"rawws: --tls-cert \S+: no certificate in PEM with the key that belongs to it \(\w+\); .*\n",
             capsys.readouterr().err,
         )
+
+    @pytest.mark.parametrize(
+        ("cert", "key", "missing"),
+        [("cert.pem", "nope", "nope"), ("nope", "key.pem", "nope"), ("no", "nope", "no or nope")],
+    )
+    def test_of_certificate_and_key_the_missing_one_is_named(
+        self,
+        certificate: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        cert: str,
+        key: str,
+        missing: str,
+    ) -> None:
+        monkeypatch.chdir(certificate)
+        assert cli.main(["--tls-cert", cert, "--tls-key", key]) == 2
+        said = f"rawws: {missing}: No such file or directory; name PEM files that can be read\n"
+        assert capsys.readouterr().err == said
 
     def test_a_key_with_a_password_is_one_line(
         self, served: dict[str, Any], certificate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

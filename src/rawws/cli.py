@@ -68,8 +68,13 @@ _SPLIT: Final = (
     "With several workers, people here would reach only those on the same one. "
     "Start rawws with --backplane, or without --workers."
 )
+_MAX_DIGITS: Final = 18
+"""Digits of a number: what fits into 64 bits, and no more than Python reads."""
+_STATIC_HELP: Final = (
+    "folder to serve from memory: at most 64 MiB in 10 000 files (default: the page that comes with rawws)"
+)
 _LIMITS: Final = {
-    "max_head_size": "size of a request head; beyond: 431",
+    "max_head_size": "size of a request head; beyond: 431 (414 beyond 8 KiB of its target)",
     "max_header_count": "header fields in a request head; beyond: 431",
     "head_timeout": "time from accepting a connection to a complete request head; beyond: 408",
     "accept_timeout": "time that an application may take to answer a handshake; beyond: 503",
@@ -139,11 +144,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.set_defaults(run=_serve)
-    serve.add_argument("--host", default="127.0.0.1", help="address or name to listen on (default: %(default)s)")
+    serve.add_argument(
+        "--host",
+        type=_listening_host,
+        default="127.0.0.1",
+        help="address or name to listen on; 0.0.0.0 or :: for every IPv4 or IPv6 address (default: %(default)s)",
+    )
     serve.add_argument(
         "--port", type=_port, default=8000, help="port to listen on; 0 picks a free one (default: %(default)s)"
     )
-    serve.add_argument("--static", metavar="DIR", help="folder to serve (default: the page that comes with rawws)")
+    serve.add_argument("--static", metavar="DIR", help=_STATIC_HELP)
     serve.add_argument(
         "--content-security-policy", metavar="POLICY", help="policy to send with the files of --static (default: none)"
     )
@@ -224,8 +234,14 @@ def _add_limit(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) ->
         group.add_argument(flag, type=_number, default=field.default, metavar=metavar, help=text)
 
 
+def _listening_host(text: str) -> str:
+    if text == "*":  # some systems take it for every address, and a browser for none
+        raise argparse.ArgumentTypeError("give 0.0.0.0 for every IPv4 address of this machine, :: for every IPv6 one")
+    return text
+
+
 def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 0xFFFF:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 0xFFFF:
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return int(text)
 
@@ -241,6 +257,8 @@ def _descriptors(text: str) -> list[int]:
 
 
 def _number(text: str) -> int:
+    if text.isdecimal() and len(text) > _MAX_DIGITS:
+        raise argparse.ArgumentTypeError(f"give a whole number of at most {_MAX_DIGITS} digits")
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError("give a whole number from 1")
     return int(text)
@@ -436,7 +454,9 @@ def _ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
             "name both with --tls-cert and --tls-key"
         ) from exc
     except OSError as exc:
-        names = " or ".join(name for name in (options.tls_cert, options.tls_key) if name is not None)
+        # OpenSSL does not say which of the two it could not read.
+        files = [name for name in (options.tls_cert, options.tls_key) if name is not None]
+        names = " or ".join([name for name in files if not os.access(name, os.R_OK)] or files)
         raise _UsageError(f"{names}: {exc.strerror}; name PEM files that can be read") from exc
     return context
 

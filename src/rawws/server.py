@@ -66,7 +66,9 @@ class Options(TypedDict, total=False):
     """Keyword arguments of `serve`, `serve_listeners`, `serve_stream` and `run`."""
 
     static: StaticFiles | str | os.PathLike[str] | None
-    """A folder whose files are served on plain GET; read to memory once. Default: none."""
+    """A folder whose files are served on plain GET; read to memory once, at most 64 MiB in 10 000 files. A path of a
+    mapping of applications has no file, unless it ends with a slash: there may be both a page and a WebSocket. Default:
+    none."""
     pages: Mapping[str, Page] | None
     """Further answers to plain GET and HEAD, by path: functions of the request, which must not block, or async
     functions of it, which have `accept_timeout`."""

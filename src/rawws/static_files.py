@@ -42,6 +42,7 @@ _MAX_TOTAL_SIZE: Final = 64 * 1024 * 1024
 """Bytes of all files together: they stay in memory, and a folder named by mistake should say so at once."""
 _MAX_FILES: Final = 10_000
 """Files in the folder, for the same reason."""
+_WHAT_TO_DO: Final = ", and they are kept in memory; name a smaller one, and leave the rest to a server for files"
 _MIN_GZIP_GAIN: Final = 256
 """Bytes that gzip must save, besides a tenth of the file; a smaller gain is not worth the inflating."""
 
@@ -180,12 +181,12 @@ def _load(folder: str | os.PathLike[str], policies: list[tuple[str, str]]) -> di
     room = _MAX_TOTAL_SIZE
     for count, (path, name) in enumerate(_walk(os.fspath(folder)), 1):
         if count > _MAX_FILES:
-            raise ValueError(f"the folder {os.fspath(folder)!r} holds more than {_MAX_FILES} files")
+            raise ValueError(f"the folder {os.fspath(folder)!r} holds more than {_MAX_FILES} files{_WHAT_TO_DO}")
         with open(name, "rb") as source:
             body = source.read(room + 1)
         room -= len(body)
         if room < 0:
-            raise ValueError(f"the folder {os.fspath(folder)!r} holds more than {_MAX_TOTAL_SIZE} bytes")
+            raise ValueError(f"the folder {os.fspath(folder)!r} holds more than {_MAX_TOTAL_SIZE} bytes{_WHAT_TO_DO}")
         file = _file(path, body, policies)
         files[path] = file
         if path.endswith("/index.html"):
