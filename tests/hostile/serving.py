@@ -57,11 +57,16 @@ class Process:
         self.port = port
         self._process = process
 
-    def terminate(self) -> None:
-        """Shut the server down in order, if that was not done; it has nothing to say, and ends with 0."""
+    def terminate(self, said: str = "") -> None:
+        """Shut the server down in order, if that was not done; it ends with 0.
+
+        Args:
+            said: all that it has to say, but for the time before it.
+        """
         if self._process.poll() is None:
             self._process.terminate()
-            assert self._process.communicate(timeout=15) == ("", "")
+            out, err = self._process.communicate(timeout=15)
+            assert (out, re.sub(r"^\S+Z ", "", err)) == ("", said)
         assert self._process.returncode == 0
 
     def memory(self, what: str) -> int:

@@ -61,26 +61,28 @@ async def test_ten_thousand_half_open_handshakes_leave_room_for_whole_ones() -> 
 async def test_without_descriptors_health_is_answered_and_the_connections_that_are_there_are_served() -> None:
     """A process without descriptors keeps those that it has, and one to answer others with."""
     few = 64
-    with serve(descriptors=few) as server, healthy(server):
-        async with server.peers(1) as (kept,):
-            await kept.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert (await kept.answer()).status == 200
-            before = server.descriptors()
-            with server.grows_at_most(few * 64 * KIB):
-                async with server.peers(3 * few):
-                    await eventually(lambda: server.descriptors() == few)
-                    for _ in range(5):
-                        # On a new connection, on one from before, and nothing else on a new one.
-                        assert await server.get("/health") == b"HTTP/1.1 200 OK"
-                        await kept.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                        assert (await kept.answer()).status == 200
-                        assert await server.get("/") == b"HTTP/1.1 503 Service Unavailable"
-                        assert await server.get("/echo") == b"HTTP/1.1 503 Service Unavailable"
-                await eventually(lambda: server.descriptors() == before)
-            async with server.peers(20, "/echo/task") as clients:
-                for client in clients:
-                    await client.send(frame(TEXT, b"recovered"))
-                    assert await client.frame() == (TEXT, b"recovered")
+    with serve(descriptors=few) as server:
+        with healthy(server):
+            async with server.peers(1) as (kept,):
+                await kept.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await kept.answer()).status == 200
+                before = server.descriptors()
+                with server.grows_at_most(few * 64 * KIB):
+                    async with server.peers(3 * few):
+                        await eventually(lambda: server.descriptors() == few)
+                        for _ in range(5):
+                            # On a new connection, on one from before, and nothing else on a new one.
+                            assert await server.get("/health") == b"HTTP/1.1 200 OK"
+                            await kept.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                            assert (await kept.answer()).status == 200
+                            assert await server.get("/") == b"HTTP/1.1 503 Service Unavailable"
+                            assert await server.get("/echo") == b"HTTP/1.1 503 Service Unavailable"
+                    await eventually(lambda: server.descriptors() == before)
+                async with server.peers(20, "/echo/task") as clients:
+                    for client in clients:
+                        await client.send(frame(TEXT, b"recovered"))
+                        assert await client.frame() == (TEXT, b"recovered")
+        server.terminate(said="WARNING rawws: no connection can be accepted for now: Too many open files\n")
 
 
 STAGES = {
