@@ -225,6 +225,21 @@ class TestAnswers:
         assert [record.getMessage() for record in caplog.records] == [
             f"{name} is refused with 400: This is not an HTTP request."
         ]
+        assert facts_of(caplog) == [{"client": name, "path": None, "status": 400, "refused": "malformed"}]
+
+    def test_a_refused_handshake_is_one_line_with_its_path(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, logger="rawws")
+        rig = Rig(Site({"/chat": echo}))
+        rig.ask(handshake("/%20"))
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line == "192.0.2.1:4321 '/ ' is refused with 404: There is no WebSocket here."
+        (facts,) = facts_of(caplog)
+        assert (facts["path"], facts["status"], facts["refused"]) == ("/ ", 404, "not_found")
+
+
+def facts_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    """What goes with the records for those who read them by program."""
+    return [record.__dict__["rawws"] for record in caplog.records]
 
 
 class TestWantOfRoom:

@@ -176,15 +176,21 @@ class Exchange(Receiver):
         transport.wake_at(self._head_by)
 
     def refuse(
-        self, status: int, message: str, headers: tuple[tuple[str, str], ...] = (), reason: str | None = None
+        self,
+        status: int,
+        message: str,
+        headers: tuple[tuple[str, str], ...] = (),
+        reason: str | None = None,
+        path: str | None = None,
     ) -> None:
         """Answer with a status and end the connection; when its last answer has been given, do nothing.
 
         Args:
             reason: why, in one word of `metrics.py`, where the status does not say it.
+            path: what was asked for, if a request was.
         """
         if not self._over:
-            self._count_refusal(status, message, reason)
+            self._count_refusal(status, message, reason, path)
             self._answer_last(Response.text(status, message, headers))
 
     def refuse_when_asked(self, message: str, reason: str) -> None:
@@ -273,9 +279,14 @@ class Exchange(Receiver):
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _count_refusal(self, status: int, message: str, reason: str | None) -> None:
-        self._home.refused(self, reason or _REASONS.get(status, "malformed"))
-        _log.info("%s is refused with %d: %s", peer_name(self.client), status, message)
+    def _count_refusal(self, status: int, message: str, reason: str | None, path: str | None = None) -> None:
+        reason = reason or _REASONS.get(status, "malformed")
+        self._home.refused(self, reason)
+        if _log.isEnabledFor(logging.INFO):
+            name = peer_name(self.client)
+            facts = {"client": name, "path": path, "status": status, "refused": reason}
+            what = name if path is None else f"{name} {escape(path)}"
+            _log.info("%s is refused with %d: %s", what, status, message, extra={"rawws": facts})
 
     def _say_refusal(self) -> None:
         """Say what waited for the client to ask."""
@@ -291,6 +302,7 @@ class Exchange(Receiver):
         """Answer the requests that have arrived, as far as the peer takes the answers and our time goes."""
         reader = self._reader
         while not self._over:
+            request = None
             try:
                 request = reader.next_request()
                 if request is None:
@@ -301,7 +313,7 @@ class Exchange(Receiver):
                     return
                 response = self._respond(request)
             except HandshakeError as exc:
-                self.refuse(exc.status, exc.message, exc.headers)
+                self.refuse(exc.status, exc.message, exc.headers, path=None if request is None else request.path)
                 return
             if not isinstance(response, Response):
                 self._await(response, request, now)
@@ -349,7 +361,7 @@ class Exchange(Receiver):
         if answer is None or self._over:
             return
         if isinstance(answer, HandshakeError):
-            self.refuse(answer.status, answer.message, answer.headers)
+            self.refuse(answer.status, answer.message, answer.headers, path=request.path)
             return
         self._log_answer(request, answer)
         now = self._transport.now()

@@ -55,7 +55,7 @@ _CR: Final = 0x0D
 _LF: Final = 0x0A
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _METHOD_STARTS: Final = frozenset(code for code in range(0x80) if is_token(chr(code)))
-_CONTENT_LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
+_CONTENT_LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -291,7 +291,7 @@ class RequestReader:
             [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers.raw_items()],
             head[head.index(b"\r\n") + 2 : -2],
         )
-        _check_body(version, headers)
+        _check_body(version, headers, head)
         target = event.target.decode("ascii")
         path, query, authority = _split_target(method, target)
         _check_hosts(target, authority, headers.get("host"))
@@ -328,13 +328,16 @@ def _check_hosts(target: str, authority: str | None, host: str | None) -> None:
         raise HandshakeError(400, "The target and the Host field name different hosts.")
 
 
-def _check_body(version: str, headers: Headers) -> None:
+def _check_body(version: str, headers: Headers, head: bytes) -> None:
     """Refuse a request with a body: nothing here takes one, and it would be read as what follows the head."""
     length = headers.get("content-length")
     coding = headers.get("transfer-encoding")
     if coding is not None and (length is not None or version == "1.0"):
         # RFC 9112 §6.1: signs of request smuggling.
         raise HandshakeError(400, "The length of the request body is ambiguous.")
+    if length is not None and (len(said := _CONTENT_LENGTH_LINE.findall(head)) > 1 or b"," in said[0]):
+        # RFC 9110 §8.6 allows a length that is said twice; stricter, as nginx is, and h11 is not.
+        raise HandshakeError(400, "The length of the request body is said more than once.")
     if coding is None and (length is None or int(length) == 0):
         return
     if "upgrade" in headers:
