@@ -80,9 +80,9 @@ _MOMENT: Final = 0.1
 _ERRORS: Final = 16
 _ERROR_SECONDS: Final = 10.0
 """So many errors within that time end a connection."""
-_RATE: Final = 50.0
+_RATE: Final = 400.0
 """Messages a second beyond which a connection is read more slowly."""
-_BURST: Final = 100
+_BURST: Final = 1200
 """Messages that may come at once."""
 _TYPING_SECONDS: Final = 1.0
 """Time within which one notice of typing is passed on to a room."""
