@@ -33,9 +33,7 @@ export class Chat {
 		const state = () => {
 			this.#by = undefined;
 			this.#left();
-			if (this.connection.state !== "connected") return;
-			const rooms = [{ room, last: this.#last }];
-			this.#send({ type: "hello", name, session, rooms });
+			this.#send({ type: "hello", name, session, rooms: [{ room, last: this.#last }] });
 		};
 		this.connection = new Connection(path, { text, state });
 	}
@@ -134,8 +132,10 @@ export class Chat {
 		} else if (error.client) {
 			this.#settle("rejected", error);
 		} else {
-			if (!this.#by) this.close(); // the hello was wrong, and will not get better
 			this.#on.refused(error.message);
+			if (this.#by) return;
+			this.close(); // it will not get better
+			for (const { client } of this.pending) this.#settle("rejected", { ...error, client });
 		}
 	}
 

@@ -1,12 +1,12 @@
 // A WebSocket that comes back by itself. It knows the network and the clock, nothing of the page.
 //
 // Its delays double and are jittered, lest a thousand browsers return to a restarted server at once. It does not
-// wait when there is reason to hope: the network came back, the tab is looked at.
+// wait when there is hope: the network came back, the tab is looked at.
 
 const FIRST_DELAY = 1_000; // ms; a delay is between one half and all of its bound
 const LONGEST_DELAY = 30_000; // ms
 const CONNECT_TIMEOUT = 10_000; // ms; where packets vanish it takes minutes
-const STEADY_AFTER = 5_000; // ms; what ends sooner counts as a failure
+const STEADY_AFTER = 1_000; // ms; what ends sooner counts as a failure
 const REPLACED = 4000; // close code: another tab has our place
 
 export class Connection {
@@ -31,7 +31,9 @@ export class Connection {
 		const { signal } = this.#closed;
 		const hope = () => this.state === "waiting" && this.retry();
 		addEventListener("online", hope, { signal });
-		addEventListener("pageshow", hope, { signal }); // the back-forward cache cuts sockets
+		// A page that is left may be kept, but not with its socket.
+		addEventListener("pagehide", () => this.state === "replaced" || this.restart(), { signal });
+		addEventListener("pageshow", hope, { signal });
 		document.addEventListener("visibilitychange", () => document.hidden || hope(), { signal });
 		this.#connect();
 	}
@@ -73,20 +75,18 @@ export class Connection {
 		const url = new URL(this.#path, location).href.replace("http", "ws"); // also below a prefix
 		const socket = (this.#socket = new WebSocket(url));
 		this.#timer = setTimeout(() => socket.close(), CONNECT_TIMEOUT);
-		let openedAt = Infinity;
 		socket.onopen = () => {
 			clearTimeout(this.#timer);
-			openedAt = performance.now();
+			this.#timer = setTimeout(() => (this.#failures = 0), STEADY_AFTER);
 			this.refused = undefined;
 			this.#enter("connected");
 		};
 		socket.onmessage = ({ data }) => this.#on.text(data);
 		socket.onclose = ({ code }) => {
 			clearTimeout(this.#timer);
-			if (performance.now() - openedAt >= STEADY_AFTER) this.#failures = 0;
+			if (this.state !== "connected") this.#ask();
 			if (code === REPLACED) this.#enter("replaced");
 			else this.#wait();
-			if (openedAt === Infinity) this.#ask();
 		};
 	}
 

@@ -1,18 +1,17 @@
 // The list of messages as it is seen: where it is scrolled to, how long it gets, what has not been read.
 //
-// What comes is added once a frame, so that a flood costs no more than its frames. The log scrolls from its end: at 0
-// it follows by itself, what is added at the top moves nothing, what is added below a reader is made up for.
+// What comes is added once a frame, so that a flood costs no more than its frames. Who is at the end stays there,
+// whatever grows or shrinks; for who reads further up nothing moves.
 
 const LONGEST_LIST = 500; // list items
 const LONGEST_READ = 2_000; // while someone reads further up
 const BURST = 3; // list items a frame; more are neither animated nor read out
 
-const log = document.querySelector("#log");
-const list = document.querySelector("#messages");
-const newest = document.querySelector("#newest");
+const [log, list, newest] = ["#log", "#messages", "#newest"].map((id) => document.querySelector(id));
 let title, atTop, due;
 let queue = [];
 let scrolledUp = false; // kept, for asking lays out the page
+let seenAt = 0; // scrollTop when it was asked last
 let unread = 0;
 
 /** Start anew; `onTop` is called with the first message's id when someone nears it. */
@@ -35,9 +34,11 @@ export function append(item, isNews) {
 /** Add items at the top. */
 export function prepend(items) {
 	list.ariaLive = "off";
-	list.prepend(...items);
-	for (const item of list.children) group(item);
-	look();
+	above(() => {
+		list.prepend(...items);
+		for (const item of list.children) group(item);
+	});
+	follow();
 }
 
 /** Move an item that is pending no longer to where it stands for everyone. */
@@ -47,11 +48,14 @@ export function settle(item) {
 	if (item.matches(".pending ~ *")) list.querySelector(".pending").before(item);
 }
 
-export function look() {
-	scrolledUp = log.scrollTop < -1;
+function look() {
+	const { scrollTop, scrollHeight, clientHeight } = log;
+	// More below is not enough: it may have come just now.
+	scrolledUp = scrollHeight - clientHeight - scrollTop > 2 && (scrolledUp || scrollTop < seenAt);
+	seenAt = scrollTop;
 	if (!scrolledUp && !document.hidden) unread = 0;
 	const first = list.querySelector("[data-id]");
-	if (first && log.scrollHeight + log.scrollTop - log.clientHeight < 400) atTop(Number(first.dataset.id));
+	if (first && scrollTop < 400) atTop(Number(first.dataset.id));
 	show();
 }
 
@@ -60,7 +64,6 @@ function flush() {
 	if (queue.length === 0) return;
 	const burst = queue.length > BURST;
 	list.ariaLive = burst ? "off" : "polite";
-	const height = scrolledUp && list.clientHeight;
 	const pending = list.querySelector(".pending");
 	for (const item of queue) {
 		item.classList.toggle("still", burst);
@@ -68,10 +71,18 @@ function flush() {
 		group(item);
 	}
 	queue = [];
-	if (scrolledUp) log.scrollTop -= list.clientHeight - height;
-	while (list.childElementCount > (scrolledUp ? LONGEST_READ : LONGEST_LIST)) list.firstChild.remove();
-	group(list.firstChild);
+	above(() => {
+		while (list.childElementCount > (scrolledUp ? LONGEST_READ : LONGEST_LIST)) list.firstChild.remove();
+		group(list.firstChild);
+	});
 	show();
+}
+
+/** Change what is above a reader, who sees nothing move. */
+function above(change) {
+	const height = scrolledUp && log.scrollHeight;
+	change();
+	if (scrolledUp) log.scrollTop += log.scrollHeight - height;
 }
 
 /** Name a sender once above what he says in a row. */
@@ -88,10 +99,17 @@ function show() {
 }
 
 export function toEnd() {
-	log.scrollTop = 0;
+	log.scrollTop = log.scrollHeight;
 	look();
 }
 
+export function follow() {
+	if (scrolledUp) look();
+	else toEnd();
+}
+
+const observer = new ResizeObserver(follow);
+for (const part of [log, list]) observer.observe(part);
 log.onscroll = look;
 newest.onclick = () => {
 	toEnd();

@@ -1,7 +1,6 @@
 // The page. In the room “echo”, which is /communicate, only the server answers; the others are those of /chat.
 //
-// Text of others becomes text nodes and nothing else. What was typed is never thrown away: field and outbox keep it
-// until the server has it, and outlive a reload.
+// Text of others becomes text nodes only. Field and outbox keep what was typed until the server has it.
 
 import { Chat } from "./chat.js";
 import { Connection } from "./connection.js";
@@ -10,22 +9,23 @@ import * as log from "./log.js";
 const ECHO = "echo";
 const TYPING_EVERY = 2_000; // ms
 const TYPING_LASTS = 4_000; // ms
+const MOST_BYTES = 4_096;
 const NOT_CONNECTED = "Not connected. Your text stays here until it can be sent.";
 const REFUSED = "The server is there, but lets nobody in here. Try “echo”.";
 
 const $ = (id) => document.getElementById(id);
+const clean = (name) => name.normalize().replace(/\s+/g, " ").trim();
+const token = () => crypto.getRandomValues(new Uint32Array(3)).join("-"); // no randomUUID without TLS
 const hashOf = (room) => `#${new URLSearchParams({ room })}`;
-const [field, hint, nameField, roomField, side, status] = "messageText hint name room side status".split(" ").map($);
-const wide = matchMedia("(min-width: 50rem)");
-const clock = new Intl.DateTimeFormat([], { timeStyle: "short" });
-const calendar = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
+const [field, hint, nameField, roomField, status] = "messageText hint name room status".split(" ").map($);
 
 const session = stored("session", "session") || token(); // who we are across reconnects; one a tab
 const outbox = JSON.parse(stored("session", "outbox") || "[]");
+const nameList = new Intl.ListFormat("en");
 const typists = new Map(); // names, and until when
 let place; // where we are: { connection, chat?, send(text): what is wrong }
-let typedAt = -TYPING_EVERY;
-let peopleAreDue;
+let typedAt = 0;
+let typingIsDue, peopleAreDue;
 
 function enter() {
 	const asked = new URLSearchParams(location.hash.slice(1)).get("room") ?? "";
@@ -35,16 +35,13 @@ function enter() {
 	if (room !== ECHO && !name) {
 		if (!place) open(ECHO);
 		say(`Choose a name to join “${room}”.`);
-		side.open = true;
-		nameField.focus();
-		return;
+		return nameField.focus();
 	}
 	stored("local", "name", name);
 	stored("local", "room", room);
 	history.replaceState(null, "", hashOf(room));
 	say("");
 	open(room, name);
-	side.open = wide.matches;
 	if (matchMedia("(pointer: fine)").matches) field.focus(); // a phone would raise its keyboard
 }
 
@@ -53,9 +50,7 @@ function open(room, name) {
 	typists.clear();
 	log.clear(room === ECHO ? "rawws" : `${room} · rawws`, (first) => place?.chat?.older(first));
 	place = room === ECHO ? openEcho() : openChat(room, name);
-	$("empty").textContent = place.chat
-		? "Nobody has said anything here yet."
-		: "Say hello: the server sends it back. To meet people, choose a name and a room.";
+	$("where").textContent = room;
 	showPeople();
 	showState();
 }
@@ -109,19 +104,15 @@ function openChat(room, name) {
 				if (typists.delete(message.name)) showTyping();
 				if (!message.own || !confirmed(message)) log.append(listItem(message), !message.own && kind !== "recent");
 			}
-			if (kind === "recent") requestAnimationFrame(log.look);
+			if (kind === "recent") requestAnimationFrame(log.follow);
 		},
 		rejected({ client, message }) {
 			const item = pending.get(client);
 			item.classList.replace("pending", "rejected");
 			item.dataset.time = `Not sent. ${message}`;
 		},
-		gap() {
-			log.append(element("li", { className: "note" }, "Messages may be missing here."));
-		},
-		people() {
-			peopleAreDue ||= requestAnimationFrame(showPeople);
-		},
+		gap: () => log.append(element("li", { className: "note" }, "Messages may be missing here.")),
+		people: () => (peopleAreDue ||= requestAnimationFrame(showPeople)),
 		typing(who) {
 			typists.set(who, performance.now() + TYPING_LASTS);
 			showTyping();
@@ -133,6 +124,9 @@ function openChat(room, name) {
 	chat.pending.forEach(showPending);
 
 	function send(text) {
+		if (chat.connection.state === "closed") return NOT_CONNECTED;
+		const { length } = new TextEncoder().encode(text);
+		if (length > MOST_BYTES) return `Too long by ${length - MOST_BYTES} bytes.`;
 		const client = token();
 		showPending({ client, text });
 		log.toEnd();
@@ -150,45 +144,52 @@ function listItem({ text, name, own, by, id, time }) {
 }
 
 function stamp(item, id, time) {
-	const format = Date.now() - time < 43_200_000 ? clock : calendar; // 12 h
-	item.dataset.time = time ? format.format(time) : "Sending…";
+	const dateStyle = Date.now() - time < 43_200_000 ? undefined : "medium"; // 12 h
+	item.dataset.time = time ? new Date(time).toLocaleString([], { dateStyle, timeStyle: "short" }) : "Sending…";
 	if (id) item.dataset.id = id;
 	return item;
 }
 
-/** Split a text into strings and links, to which nothing belongs that cannot be seen or ends a sentence. */
+/** Split a text into strings and links, which end before what cannot be seen or ends a sentence. */
 function linked(text) {
-	return text.split(/(\bhttps?:\/\/[^\s\p{C}<>"]*[^\s\p{C}<>"'.,:;!?)\]}’”])/iu).map((part, index) => {
-		return index % 2 ? element("a", { href: part, target: "_blank", rel: "noopener noreferrer" }, part) : part;
-	});
+	const parts = text.split(/(\bhttps?:\/\/[^\s\p{C}<>"]*[^\s\p{C}<>"'.,:;!?)\]}’”])/iu);
+	const link = (href) => element("a", { href, target: "_blank", rel: "noopener noreferrer" }, href);
+	return parts.map((part, index) => (index % 2 ? link(part) : part));
 }
 
 function showPeople() {
 	const { chat } = place;
 	peopleAreDue = 0;
 	const names = [...(chat?.people ?? [])];
-	const count = names.length === 1 ? "1 person" : `${names.length} people`;
-	$("count").textContent = count;
-	$("count").hidden = !names[0];
-	const where = names[0] ? `${chat.room} · ${count}` : chat?.room;
-	$("where").textContent = where ?? "echo · choose a name and a room";
+	const count = names[1] ? `${names.length} people` : names[0] && "1 person";
+	$("count").textContent = chat ? count : "Only the server";
 	const item = (name) => element("li", {}, element("bdi", {}, name), name === chat.name ? " (you)" : "");
 	$("people").replaceChildren(...names.map(item));
 }
 
 function showTyping() {
 	const names = [...typists.keys()].map((name) => `\u2068${name}\u2069`); // isolated
-	const who = names.length > 3 ? "Several people" : names.join(", ");
+	const who = names.length > 3 ? "Several people" : nameList.format(names);
 	$("typing").textContent = who && `${who} ${names.length > 1 ? "are" : "is"} typing…`;
+}
+
+function tellTyping() {
+	typingIsDue = 0;
+	if (!field.value) return;
+	typedAt = performance.now();
+	place.chat?.typing();
 }
 
 function showState() {
 	const { chat, connection } = place;
 	const { state, retryAt, refused } = connection;
+	const outside = chat?.joined === false;
+	const empty = chat ? "Nobody has said anything here yet." : "Say hello: the server sends it back.";
+	$("empty").textContent = outside ? "" : empty;
 	const closed = refused === undefined ? "" : `${REFUSED} ${refused}`;
 	const words = {
 		connecting: "Connecting…",
-		connected: chat?.joined === false ? "Joining…" : "Connected",
+		connected: outside ? "Joining…" : "Connected",
 		waiting: closed ? "Refused, reconnecting" : navigator.onLine ? "Reconnecting" : "No network, reconnecting",
 		reconnecting: "Reconnecting…",
 		replaced: "Open in another tab",
@@ -212,20 +213,12 @@ function element(kind, properties, ...children) {
 	return made;
 }
 
-function clean(name) {
-	return name.normalize().replace(/\s+/g, " ").trim();
-}
-
-function token() {
-	return crypto.getRandomValues(new Uint32Array(3)).join("-"); // randomUUID is missing without TLS
-}
-
 function write(text) {
 	field.value = text;
 	stored("session", "draft", text);
 }
 
-/** Keep a value, if there is one, in the storage "local" or "session"; return what is kept. */
+/** Keep a value, if there is one, in a storage; return what is kept. */
 function stored(where, key, value) {
 	try {
 		const storage = window[`${where}Storage`];
@@ -251,22 +244,18 @@ field.onkeydown = (event) => {
 };
 field.oninput = () => {
 	stored("session", "draft", field.value);
-	if (!field.value || performance.now() - typedAt < TYPING_EVERY) return;
-	typedAt = performance.now();
-	place.chat?.typing();
+	typingIsDue ||= setTimeout(tellTyping, typedAt + TYPING_EVERY - performance.now());
 };
 $("choice").onsubmit = (event) => {
 	event.preventDefault();
 	history.pushState(null, "", hashOf(clean(roomField.value)));
 	enter();
 };
-wide.onchange = () => (side.open = wide.matches);
-window.onhashchange = enter;
+onhashchange = enter;
 
 stored("session", "session", session);
 nameField.value ||= stored("local", "name"); // typed before this script came
 field.value ||= stored("session", "draft");
-side.open = wide.matches;
 enter();
 setInterval(() => {
 	for (const [name, until] of typists) if (until < performance.now()) typists.delete(name);

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.browser
 
 ENTER = "\ue007"  # WebDriver's code of the Enter key
 TAB = "\ue004"
+LINE = ("line", "\ue008\ue007\ue008")  # and Shift+Enter; the second Shift lets go
 
 SCREENS = [
     pytest.param(320, 640, True, id="small-phone"),
@@ -30,8 +31,8 @@ SCREENS = [
     pytest.param(1280, 800, False, id="desktop"),
 ]
 
-# The page's only other timer of this kind is the bound of 10 s on an attempt.
-IS_RETRY = "delay !== 10_000"
+# The page's only other timers of this kind are the bound of 10 s on an attempt, and 1 s until a connection is steady.
+IS_RETRY = "delay !== 10_000 && delay !== 1_000"
 NO_RETRY_BY_ITSELF = f"""
     const original = setTimeout;
     window.setTimeout = (run, delay) => {IS_RETRY} ? 0 : original(run, delay);
@@ -78,13 +79,13 @@ class TestSending:
         page.js("document.activeElement.blur()")
         body = page.find("body")
         seen = []
-        for _ in range(4):
+        for _ in range(9):
             body.send_keys(TAB)
             seen.append(page.js("return document.activeElement.id || document.activeElement.localName"))
             body = page.driver.switch_to.active_element
             style = page.js("return {...getComputedStyle(arguments[0])}", body)
             assert (style["outlineStyle"], style["outlineWidth"]) == ("solid", "2px")
-        assert seen == ["where", "log", "messageText", "button"]
+        assert seen == ["name", "room", "button", "a", "a", "people", "log", "messageText", "button"]
         page.field.send_keys("by keyboard" + TAB)
         page.driver.switch_to.active_element.send_keys(ENTER)
         page.wait_for_messages("Received:by keyboard")
@@ -134,6 +135,45 @@ class TestSending:
         page.wait_for(lambda: len(page.messages) == 103, "three more messages")
         page.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
         assert abs(being_read.rect["y"] - before) <= 1
+
+    def test_webdriver_reads_every_message_however_many_there_are(self, page: Page) -> None:
+        page.open().submit(*map(str, range(80)))
+        page.wait_for(lambda: len(page.messages) == 80, "the messages")
+        items = page.driver.find_elements("css selector", "#messages li")
+        assert [item.text for item in items] == [f"Received:{number}" for number in range(80)]
+        assert all(item.is_displayed() for item in items)
+
+    def test_the_end_stays_in_sight_when_the_window_shrinks_or_the_field_grows(self, page: Page) -> None:
+        page.set_motion("reduce")
+        page.set_screen(1280, 800)
+        page.open().submit(*map(str, range(60)))
+        page.wait_for(lambda: len(page.messages) == 60, "the messages")
+
+        def is_at_the_end() -> bool:
+            log, last = page.find("#log").rect, page.find("#messages > :last-child").rect
+            return bool(0 <= log["y"] + log["height"] - last["y"] - last["height"] <= 20)
+
+        page.wait_for(is_at_the_end, "the end")
+        page.set_screen(1280, 500)
+        page.wait_for(is_at_the_end, "the end in a small window")
+        page.field.send_keys(*(LINE * 5))
+        page.wait_for(lambda: page.field.rect["height"] > 100 and is_at_the_end(), "the end above a tall field")
+        page.set_screen(390, 844, phone=True)
+        page.wait_for(is_at_the_end, "the end on a phone")
+
+    def test_who_reads_further_up_sees_nothing_move_when_the_field_grows(self, page: Page) -> None:
+        page.set_motion("reduce")
+        page.open().submit(*map(str, range(60)))
+        page.wait_for(lambda: len(page.messages) == 60, "the messages")
+        being_read = page.find("#messages > :nth-child(30)")
+        page.js("arguments[0].scrollIntoView()", being_read)
+        page.wait_for(lambda: page.find("#newest").is_displayed(), "the way back")
+        before = being_read.rect["y"]
+        page.field.send_keys(*(LINE * 3))
+        page.wait_for(lambda: page.field.rect["height"] > 80, "a tall field")
+        page.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        assert abs(being_read.rect["y"] - before) <= 1
+        assert page.find("#newest").is_displayed()
 
 
 class TestConnection:
@@ -200,6 +240,26 @@ class TestConnection:
         assert all(0.5 <= share <= 1 for share in shares)
         assert len(set(shares)) > 1
 
+    def test_a_connection_that_has_held_a_second_begins_the_delays_anew(self, page: Page) -> None:
+        page.server_goes_away = True
+        keep_delays = f"""
+            const original = setTimeout;
+            window.delays = [];
+            window.setTimeout = (run, delay) => {{
+                if ({IS_RETRY}) delays.push(delay);
+                return original(run, delay);
+            }};
+        """
+        with script_before(page, keep_delays):
+            page.open()
+            for _ in range(4):
+                page.js("return new Promise((resolve) => setInterval(resolve, 1_100))")
+                page.server.stop(signal.SIGKILL)
+                page.wait_for_status(r"Reconnecting in 1 s…")
+                page.server.start()
+                page.wait_for_status("Connected")
+            assert page.js("return delays.every((delay) => delay <= 2_000)")
+
     @pytest.mark.parametrize(
         "cause",
         [
@@ -238,6 +298,7 @@ class TestConnection:
         page.wait_for_status(r"Reconnecting in \d+ s…")
         assert page.find("#status").aria_role == "status"
         assert re.fullmatch(r" in \d+ s…", str(page.find("#status [aria-hidden]").get_property("textContent")))
+        assert re.fullmatch(r"Reconnecting in \d+ s…", page.find("#status").text)  # in one line
 
     def test_a_page_that_came_by_tls_connects_by_tls(self, driver: Chrome, page: Page, tmp_path: Path) -> None:
         certificate = trustme.CA().issue_cert("127.0.0.1")
@@ -277,6 +338,15 @@ class TestPolicy:
 
 
 class TestAppearance:
+    @pytest.mark.parametrize(("width", "height", "phone"), [*SCREENS, pytest.param(780, 437, False, id="headless")])
+    def test_all_there_is_can_be_seen_before_the_first_message(
+        self, page: Page, width: int, height: int, phone: bool
+    ) -> None:
+        page.set_screen(width, height, phone=phone)
+        page.open()
+        for selector in ("#name", "#room", "#choice button", "#where", "#people", "#messages", "#messageText"):
+            assert page.find(selector).is_displayed(), selector
+
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize(("width", "height", "phone"), SCREENS)
     def test_nothing_is_cut_off_or_scrolls_sideways(
