@@ -24,7 +24,7 @@ const outbox = JSON.parse(stored("session", "outbox") || "[]");
 const nameList = new Intl.ListFormat("en");
 const typists = new Map(); // names, and until when
 let place; // where we are: { connection, chat?, send(text): what is wrong }
-let typedAt = 0;
+let typedAt = -TYPING_EVERY;
 let typingIsDue, peopleAreDue;
 
 function enter() {
