@@ -25,6 +25,7 @@ class Proxy:
         self._thawed = trio.Event()
         self._thawed.set()
         self._connections: set[trio.CancelScope] = set()
+        self._frozen: set[trio.CancelScope] = set()
 
     @property
     def url(self) -> str:
@@ -40,6 +41,10 @@ class Proxy:
     def freeze(self) -> None:
         """Pass nothing on, and close nothing: what a partition looks like."""
         self._thawed = trio.Event()
+
+    def freeze_connections(self) -> None:
+        """Pass nothing more on over the connections that there are, for good, and close none; new ones work."""
+        self._frozen.update(self._connections)
 
     def thaw(self) -> None:
         self._thawed.set()
@@ -66,5 +71,7 @@ class Proxy:
             async for data in source:
                 await trio.sleep(self.delay)
                 await self._thawed.wait()
+                if scope in self._frozen:
+                    await trio.sleep_forever()
                 await sink.send_all(data)
         scope.cancel()

@@ -335,6 +335,33 @@ class TestOutages:
             # The first one had been sent, and came through when the network did; or not. It is there once.
             assert ear.heard[1:] == [("message", "Ada", "x")]
 
+    async def test_after_a_frozen_connection_the_next_one_is_there_at_once(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        async with through_proxy(redis_server, prefix=prefix, keepalive=4) as (proxy, backplane):
+            seat, ear = await seated(backplane)
+            proxy.freeze_connections()
+            began = trio.current_time()
+            await until_down(backplane)
+            down = trio.current_time()
+            assert down - began < 5
+            await backplane.publish(seat, "x", None)
+            assert trio.current_time() - down < 2  # and not as long again as it took to notice
+            await settled(backplane, ear)
+            assert ear.heard[1:] == [("message", "Ada", "x")]
+
+    async def test_who_leaves_a_room_waits_for_no_answer_of_redis(self, redis_server: RedisServer, prefix: str) -> None:
+        async with through_proxy(redis_server, prefix=prefix, keepalive=4) as (proxy, backplane):
+            ear = Ear()
+            await backplane.subscribe("tea", ear)
+            proxy.freeze()
+            with trio.fail_after(0.5):
+                await backplane.unsubscribe("tea", ear)
+            proxy.thaw()
+            seat, ear = await seated(backplane)  # which says that it is heard again
+            await backplane.publish(seat, "x", None)
+            await settled(backplane, ear)
+
     async def test_a_process_that_was_stopped_reads_before_it_gives_up(
         self, redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

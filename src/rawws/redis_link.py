@@ -49,6 +49,8 @@ _MAX_CONNECTIONS: Final = 4
 """To one server: one for messages, one for commands, and as many again while they are replaced."""
 _LAST_TURNS: Final = 64
 """Turns of Trio that what has arrived may take to be heard."""
+_UNSUBSCRIBE_SECONDS: Final = 0.1
+"""Time for which coredis, at the end of a life, waits for an answer in spite of everything; the next one begins later."""
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 2.0
 """Seconds between two attempts to connect."""
@@ -183,12 +185,12 @@ class RedisLink:
     async def unsubscribe(self, channel: str) -> None:
         """Hear a channel no longer.
 
-        That is said to Redis before anything is waited for: it comes before a later `subscribe`, also when this is
-        cancelled. Where there is no connection, the next one is without the channel.
+        That is said to Redis at once, and no answer is waited for: it comes before a later `subscribe`, also when this
+        is cancelled. Where there is no connection, the next one is without the channel.
         """
         self._channels.discard(channel)
         if self._life is not None:
-            with suppress(BackplaneError):
+            with trio.move_on_after(0), suppress(BackplaneError):
                 await self._in_life(lambda life: life.pubsub.unsubscribe(channel))
 
     # -- a life ------------------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ class RedisLink:
 
 @asynccontextmanager
 async def _connection(url: RedisUrl, timeout: float) -> AsyncIterator[tuple[Client[bytes], BasePubSub[bytes, Any]]]:
-    """Connect, for commands and for messages; all waits of coredis end after `timeout` seconds."""
+    """Connect, for commands and for messages; all waits of coredis end after `timeout` seconds, at the latest."""
     async with _client(url, timeout) as client:
         pool: Any = client.connection_pool
         kind: type[BasePubSub[bytes, Any]] = ClusterPubSub if url.kind == "cluster" else PubSub
@@ -264,7 +266,7 @@ async def _connection(url: RedisUrl, timeout: float) -> AsyncIterator[tuple[Clie
             ignore_subscribe_messages=True,
             retry_policy=NoRetryPolicy(),  # a life ends as a whole
             subscription_timeout=timeout,
-            unsubscription_timeout=timeout,
+            unsubscription_timeout=_UNSUBSCRIBE_SECONDS,
         )
         async with pubsub:
             yield client, pubsub
