@@ -484,16 +484,57 @@ class TestLosses:
             assert resets(ear) == 1
             assert (await backplane.enter("tea", ADA, "Ada")).name == "Ada"
 
-    async def test_a_seat_cannot_be_taken_beside_seats_that_are_lost(
+    async def test_who_takes_a_seat_beside_seats_that_are_lost_gets_it_and_the_others_begin_anew_once(
         self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        async with RedisBackplane(redis_server.url, prefix=prefix, presence_timeout=0.6) as backplane:
+            ada, ear = await seated(backplane)
+            redis_server.command("DEL", *scripts.room_keys(prefix, "tea"))
+            seats: list[Seat] = []
+
+            async def enter(session: str, name: str) -> None:
+                seats.append(await backplane.enter("tea", session, name))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(enter, BO, "Bo")
+                nursery.start_soon(enter, "session-of-cy---", "Cy")
+            assert resets(ear) == 1
+            assert await backplane.leave(ada) is None
+            assert sorted((await backplane.people("tea", 10))[0]) == ["Bo", "Cy"]
+            await backplane.publish(seats[0], "x", None)
+            await trio.sleep(0.5)  # the room is read meanwhile, and nothing more is missing
+            await settled(backplane, ear)
+            assert ear.heard[-1] == ("message", seats[0].name, "x")
+            assert resets(ear) == 1
+
+    async def test_a_seat_that_is_lost_again_at_once_is_an_error(
+        self, redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
             _, ear = await seated(backplane)
-            redis_server.command("DEL", *scripts.room_keys(prefix, "tea"))
+            call = backplane._link.call
+
+            async def lose_and_call(script: str, *rest: Any) -> Any:
+                return [0, []] if script == scripts.ENTER else await call(script, *rest)
+
+            monkeypatch.setattr(backplane._link, "call", lose_and_call)
             with pytest.raises(BackplaneError, match="lost its seats"):
                 await backplane.enter("tea", BO, "Bo")
+            monkeypatch.undo()
             assert resets(ear) == 1
             assert (await backplane.enter("tea", BO, "Bo")).name == "Bo"
+
+    async def test_who_comes_right_after_redis_was_emptied_is_let_in_and_those_who_are_there_come_again(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane, party(Chat(backplane)) as chat:
+            (ada,) = await chat.people("Ada")
+            redis_server.command("DEL", *scripts.room_keys(prefix, "tea"))
+            bo = await chat.arrive()
+            assert json.loads((await bo.hello("Bo", "tea"))[-1])["members"] == ["Bo"]
+            assert (await ada.closed())[0] == 1012
+            await bo.say('{"type":"message","room":"tea","text":"hello"}')
+            assert (await bo.told("message"))["text"] == "hello"
 
     async def test_a_redis_that_has_less_than_it_acknowledged_is_a_gap(
         self, redis_server: RedisServer, prefix: str

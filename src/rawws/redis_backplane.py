@@ -52,6 +52,7 @@ _PHASES: Final = 16
 """Parts into which the regular reading of all rooms is divided, so that it never takes long at one time."""
 _MAX_TURNS: Final = 64
 """Turns of Trio for which heard entries are gathered before they are delivered, at most."""
+_SEATS_LOST: Final = "this worker has lost its seats in the room"
 
 
 @final
@@ -242,16 +243,18 @@ class RedisBackplane(Backplane):
         who = scripts.who_is(session)
         numbered = [each for digits in range(1, _MAX_DIGITS + 1) for each in before_number(name, digits)]
         await self._ready()
+        arguments = (who, name, name_key(name), token)
         times_anew = here.times_anew
         try:
-            answer = await self._ask(
-                here, scripts.ENTER, who, name, name_key(name), token, _flag(here.seats), *numbered
-            )
+            answer = await self._ask(here, scripts.ENTER, *arguments, _flag(here.seats), *numbered)
+            if not answer:
+                await self._begin_anew(here, times_anew)
+                answer = await self._ask(here, scripts.ENTER, *arguments, _flag(here.seats), *numbered)
         except BaseException:
             self._owed[token] = (here.keys, who)  # it may have been taken
             raise
         if not answer:
-            self._lose(here, times_anew == here.times_anew)
+            raise BackplaneError(_SEATS_LOST)
         here.seats[token] = who
         return Seat(room, session, answer[0].decode(), number)
 
@@ -286,7 +289,7 @@ class RedisBackplane(Backplane):
         who = scripts.who_is(seat.session)
         answer = await self._ask(here, scripts.PUBLISH, who, packed, client or "", sent=who)
         if not answer:
-            self._lose(here, self._token(seat.token) in here.seats)
+            await self._lose(here, seat)
         id, time, repeated = answer
         return Receipt(int(id), int(time), bool(repeated))
 
@@ -294,7 +297,7 @@ class RedisBackplane(Backplane):
         await trio.lowlevel.checkpoint_if_cancelled()
         here = self._room_of(seat)
         if not await self._ask(here, scripts.NOTIFY, scripts.who_is(seat.session), kind):
-            self._lose(here, self._token(seat.token) in here.seats)
+            await self._lose(here, seat)
 
     async def history(self, room: str, *, after: int | None = None, before: int | None = None, limit: int = 50) -> Page:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -504,15 +507,24 @@ class RedisBackplane(Backplane):
     def _room_of(self, seat: Seat) -> _Room:
         here = self._rooms[seat.room]
         if self._token(seat.token) not in here.seats:
-            self._lose(here, is_news=False)
+            raise BackplaneError(_SEATS_LOST)
         return here
 
-    def _lose(self, room: _Room, is_news: bool) -> NoReturn:
-        """Redis knows nothing of our seats in a room: begin anew in it, once, however many calls find that out."""
-        if is_news:
-            assert room.delivered is not None
-            self._start_anew(room, room.delivered)
-        raise BackplaneError("this worker has lost its seats in the room")
+    async def _lose(self, room: _Room, seat: Seat) -> NoReturn:
+        """Redis knows nothing of a seat, so nothing of any of ours in the room."""
+        if self._token(seat.token) in room.seats:
+            await self._begin_anew(room, room.times_anew)
+        raise BackplaneError(_SEATS_LOST)
+
+    async def _begin_anew(self, room: _Room, times_anew: int) -> None:
+        """Our seats in a room are lost: begin anew in it where Redis is, once, however many calls find that out.
+
+        Args:
+            times_anew: how often the seats had been lost before.
+        """
+        position, *_ = await self._ask(room, scripts.READ, "", _flag(False))
+        if times_anew == room.times_anew:
+            self._start_anew(room, int(position))
 
     def _start_anew(self, room: _Room, position: int) -> None:
         """Have everybody in a room begin anew."""
