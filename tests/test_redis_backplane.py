@@ -737,6 +737,94 @@ class TestWhatOthersWrite:
             assert await bodies(backplane, limit=1) == (["never heard"], True, False)
 
     @pytest.mark.parametrize(
+        "id",
+        [
+            9_999_999_999_999_999,
+            2**53,
+            2**53 - 1,
+            time.time_ns() // 1000 + 2 * 3_600_000_000,
+        ],
+        ids=["16 digits", "2**53", "the last one", "in two hours"],
+    )
+    async def test_a_published_line_with_an_id_of_the_far_future_does_not_move_the_room_there(
+        self, redis_server: RedisServer, prefix: str, id: int
+    ) -> None:
+        channel = scripts.room_keys(prefix, "tea")[0]
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            seat, ear = await seated(backplane)
+            redis_server.command("PUBLISH", channel, b"%d %d 1 joined 3 Eve" % (ear.ids[-1], id))
+            await trio.sleep(0.1)  # it is heard
+            receipt = await backplane.publish(seat, "x", None)
+            await settled(backplane, ear)
+            assert ear.heard[1:] == [("message", "Ada", "x")]
+            assert receipt.id < time.time_ns() // 1000 + 60_000_000
+
+    @pytest.mark.parametrize("number", ["id", "time"])
+    async def test_an_entry_with_a_number_of_2_to_the_53_is_skipped(
+        self, redis_server: RedisServer, prefix: str, number: str
+    ) -> None:
+        room, messages, *_ = scripts.room_keys(prefix, "tea")
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            seat, ear = await seated(backplane)
+            last = ear.ids[-1]
+            id, written = (2**53, 1) if number == "id" else (last + 1, 2**53)
+            redis_server.command("XADD", messages, f"{id}-0", "e", b"%d %d %d message 3 Eve" % (last, id, written))
+            position = redis_server.command("HGET", room, "position").split()[1]
+            redis_server.command("HSET", room, "position", str(max(id, int(position))))
+            assert await bodies(backplane) == ([], False, False)
+            redis_server.command("HSET", room, "position", position)
+            await backplane.publish(seat, "x", None)
+            await settled(backplane, ear)
+            assert ear.heard[1:] == [("message", "Ada", "x")]
+            assert await bodies(backplane) == (["x"], False, False)
+            assert backplane.skipped
+
+    async def test_a_clock_that_is_far_behind_that_of_redis_costs_readings_and_nothing_else(
+        self, redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        two_hours = 2 * 3600 * 1_000_000_000
+        monkeypatch.setattr("rawws.redis_backplane.time_ns", lambda: time.time_ns() - two_hours)
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            seat, ear = await seated(backplane)
+            for number in range(20):
+                await backplane.publish(seat, str(number), None)
+            await settled(backplane, ear)
+            assert [body for _, _, body in ear.heard[1:]] == list(map(str, range(20)))
+            assert resets(ear) == 0
+
+    async def test_a_seat_whose_name_is_gone_is_no_seat_and_its_session_gets_a_name_anew(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        names = scripts.room_keys(prefix, "tea")[3]
+        async with (
+            RedisBackplane(redis_server.url, prefix=prefix) as one,
+            RedisBackplane(redis_server.url, prefix=prefix) as two,
+        ):
+            first, _ = await seated(one)
+            _, ear = await seated(two, "tea", BO, "Bo")
+            redis_server.command("DEL", names)
+            second = await two.enter("tea", ADA, "Ada")
+            assert second.name == "Ada"
+            await two.publish(second, "x", None)
+            await two.leave(second)  # the first connection of the session is still there
+            await one.publish(first, "y", None)
+            await settled(two, ear)
+            assert ear.heard[1:] == [("joined", "Ada", ""), ("message", "Ada", "x"), ("message", "Ada", "y")]
+
+    async def test_a_seat_whose_name_is_gone_is_given_back_without_a_word(
+        self, redis_server: RedisServer, prefix: str
+    ) -> None:
+        keys = scripts.room_keys(prefix, "tea")
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            seat, ear = await seated(backplane)
+            redis_server.command("DEL", keys[3])
+            assert await backplane.leave(seat) is None
+            again = await backplane.enter("tea", BO, "Ada")
+            assert again.name == "Ada"
+            await settled(backplane, ear)
+            assert ear.heard[1:] == [("joined", "Ada", "")]
+
+    @pytest.mark.parametrize(
         "spoil",
         [
             [("XADD", "9007199254740000000-0", "foo", "bar")],

@@ -18,6 +18,8 @@ def test_an_entry_is_read() -> None:
     # The length is that of the name in bytes; the body follows at once, spaces and all.
     assert unpack(PACKED) == Link(17, Entry(18, 1763886000456, "message", "Éva ", "hi there"))
     assert unpack(b"1 2 3 typing 2 Bo") == Link(1, Entry(2, 3, "typing", "Bo", ""))
+    last = 2**53 - 1
+    assert unpack(b"1 %d %d typing 2 Bo" % (last, last)) == Link(1, Entry(last, last, "typing", "Bo", ""))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,8 @@ def test_an_entry_is_read() -> None:
         b"1 2 3.5 message 3 Ada",
         b"1 2 3 message  Ada",
         b"1 12345678901234567 3 message 3 Ada",
+        b"1 9007199254740992 3 message 3 Ada",  # 2**53
+        b"1 2 9007199254740992 message 3 Ada",
         "1 2 3 message 3 Ada",
         None,
         7,

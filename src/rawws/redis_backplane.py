@@ -2,8 +2,8 @@
 
 Facts: a room's order, ids and history are a stream in Redis, which scripts append to (redis_scripts.py). What a
 script appends it also publishes, and every worker that is subscribed to the room hears it. A worker that hears an
-entry which follows what it heard last passes it on; whenever it does not follow, and every few seconds anyway, it
-reads the stream. So nothing depends on a message being heard, and it costs no reading when all are.
+entry which follows what it heard last passes it on; whenever it does not follow, or is of the future, and every few
+seconds anyway, it reads the stream. So nothing depends on a message being heard, and it costs no reading when all are.
 
 Rules:
 
@@ -25,6 +25,7 @@ import logging
 import secrets
 from contextlib import asynccontextmanager
 from itertools import count
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, final
 
 import trio
@@ -52,6 +53,8 @@ _PHASES: Final = 16
 """Parts into which the regular reading of all rooms is divided, so that it never takes long at one time."""
 _MAX_TURNS: Final = 64
 """Turns of Trio for which heard entries are gathered before they are delivered, at most."""
+_MAX_AHEAD: Final = 3_600_000_000
+"""Microseconds by which an id that is heard may be ahead of the clock; what is farther is not believed, but read."""
 _SEATS_LOST: Final = "this worker has lost its seats in the room"
 
 
@@ -409,7 +412,7 @@ class RedisBackplane(Backplane):
             self._skip(1)
         elif link.entry.id <= room.delivered:
             pass  # it was read before it was heard
-        elif link.before == room.delivered:
+        elif link.before == room.delivered and link.entry.id <= time_ns() // 1000 + _MAX_AHEAD:
             if self._is_own(link.entry):
                 self._take(room, link.entry)
             else:

@@ -50,7 +50,7 @@ _MAX_CONNECTIONS: Final = 4
 _LAST_TURNS: Final = 64
 """Turns of Trio that what has arrived may take to be heard."""
 _UNSUBSCRIBE_SECONDS: Final = 0.1
-"""Time for which coredis, at the end of a life, waits for an answer in spite of everything; the next one begins later."""
+"""Time for which coredis waits for an answer at the end of a life, whatever happens; the next one begins later."""
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 2.0
 """Seconds between two attempts to connect."""

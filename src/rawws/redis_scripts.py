@@ -56,6 +56,7 @@ ENTRIES_LOST: Final = 2
 READ_AT_ONCE: Final = 256
 """Entries of each stream that one read brings."""
 
+_END: Final = 2**53  # of the numbers in an entry: beyond, neither Lua nor a browser tells one from the next
 _MAX_PACKED: Final = MAX_BODY + 4096  # an entry; beyond, somebody else wrote it
 _MAX_EVENTS: Final = 10_000  # entries that are no messages: they are kept for workers that were away for a moment
 _REMEMBERED: Final = 32  # client ids of a session, as in memory
@@ -104,7 +105,7 @@ def unpack(packed: object) -> Link | None:
         return None
     before, id, time = map(int, numbers)
     size = int(length)
-    if size > len(rest) or before >= id:
+    if size > len(rest) or before >= id or max(id, time) >= _END:
         return None
     try:
         name, body = rest[:size].decode(), rest[size:].decode()
@@ -219,12 +220,12 @@ local function note(kind, name, body)
 end
 
 local function vacate(who, key)
-  local name = redis.call('HGET', names, who) or ''
+  local name = redis.call('HGET', names, who)
   redis.call('HDEL', names, who)
   redis.call('HDEL', seats, who)
   redis.call('HDEL', taken, key)
   redis.call('ZREM', order, who)
-  note('left', name, '')
+  if name then note('left', name, '') end
   return name
 end
 
@@ -279,6 +280,7 @@ local function is_ours(id, fields)
   local before, own, time, kind, length, at = string.match(packed, '^(%d+) (%d+) (%d+) (%l+) (%d+) ()')
   return before and own .. '-0' == id and math.max(#before, #own, #time, #length) <= 16 and kinds[kind]
     and tonumber(before) < tonumber(own) and tonumber(own) <= tonumber(position)
+    and math.max(tonumber(own), tonumber(time)) < {_END}
     and at - 1 + tonumber(length) <= #packed
 end
 
@@ -374,7 +376,7 @@ if is_lost(seated) then return {} end
 local found = redis.call('HGET', seats, who)
 local seat = found and cjson.decode(found)
 local holds = seat and seat.holds or {}
-if seat and seat.wanted ~= wanted then
+if seat and (seat.wanted ~= wanted or redis.call('HEXISTS', names, who) == 0) then
   vacate(who, seat.key)
   seat = nil
 end
