@@ -118,6 +118,8 @@ class Broken(MemoryBackplane):
 
     failing: Sequence[str] = ()
     hanging: Sequence[str] = ()
+    pause = 0.0
+    """Seconds that it takes to give a seat back."""
 
     async def _reach(self, call: str) -> None:
         if call in self.hanging:
@@ -139,6 +141,7 @@ class Broken(MemoryBackplane):
 
     async def leave(self, seat: Seat) -> Entry | None:
         await self._reach("leave")
+        await trio.sleep(self.pause)
         return await super().leave(seat)
 
     async def people(self, room: str, limit: int) -> tuple[Sequence[str], int]:
@@ -1016,6 +1019,58 @@ class TestAnUnreachableBackplane:
             await trio.sleep(20)
             assert not chat.chat._lobby.sessions
             assert chat.chat.manager.rooms == ()
+
+    async def test_all_rooms_together_are_not_waited_for_longer_than_one(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            ada = await chat.arrive()
+            await ada.hello("Ada", "tea", "cake", "jam")
+            backplane.hanging = ["leave"]
+            await ada.stream.aclose()
+            await trio.sleep(5.1)
+            assert not chat.chat._lobby.sessions
+            assert not chat.chat._lobby.rooms
+
+    @pytest.mark.parametrize("after", [0.0, 3.0], ids=["cut", "cut while it leaves"])
+    async def test_who_is_cut_waits_a_moment_and_no_longer(
+        self, after: float, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            ada = await chat.arrive()
+            await ada.hello("Ada", "tea", "cake")
+            backplane.hanging = ["leave"]
+            if after:
+                await ada.stream.aclose()
+                await trio.sleep(after)
+            began = trio.current_time()
+        assert trio.current_time() - began == pytest.approx(0.1)
+        assert not chat.chat._lobby.sessions
+        assert not chat.chat._lobby.rooms
+
+    async def test_who_is_cut_gives_its_seats_back_to_a_backplane_that_answers(self) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            ada = await chat.arrive()
+            await ada.hello("Ada", "tea", "cake")
+            await ada.say('{"type":"leave","room":"tea"}')  # is cut while it does
+        for room in ("tea", "cake"):
+            assert await backplane.people(room, 10) == ([], 0)
+
+    async def test_a_backplane_that_is_slow_is_given_the_seats_back(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        backplane = Broken(clock=clock)
+        async with party(Chat(backplane)) as chat:
+            ada = await chat.arrive()
+            await ada.hello("Ada", "tea", "cake")
+            backplane.pause = 4
+            await ada.leave()
+            await trio.sleep(4.1)
+            for room in ("tea", "cake"):
+                assert await backplane.people(room, 10) == ([], 0)
 
 
 class TestBounds:

@@ -76,7 +76,8 @@ _HELLO_SECONDS: Final = 10.0
 _BACKPLANE_SECONDS: Final = 5.0
 """Time that the backplane has for one answer; also to tell it of all that a connection leaves."""
 _MOMENT: Final = 0.1
-"""Time that the backplane has for all together that came while it did not answer, and in which these are received."""
+"""Time that the backplane has for all together that came while it did not answer, and in which these are received; and
+for hearing what a connection leaves when the server is cut."""
 _ERRORS: Final = 16
 _ERROR_SECONDS: Final = 10.0
 """So many errors within that time end a connection."""
@@ -393,11 +394,28 @@ class _Visitor:
                 await self._refuse(exc)
 
     async def leave_all(self) -> None:
-        """Leave every room, whatever ended the connection."""
-        with trio.move_on_after(_BACKPLANE_SECONDS, shield=True):
-            for name in list(self._places):
-                await self._leave(name)
-        self._lobby.forget(self._session, self)
+        """Leave every room, whatever ended the connection: all at once, and within a moment where that is a cut.
+
+        A seat that was not given back by then expires where it is kept.
+        """
+        goodbye = trio.CancelScope(deadline=trio.current_time() + _BACKPLANE_SECONDS, shield=True)
+
+        async def leave() -> None:
+            with goodbye:
+                async with trio.open_nursery() as nursery:
+                    for name in self._places:
+                        nursery.start_soon(self._leave, name)
+            for place in self._places.values():
+                await self._lobby.close_room(place.room)
+            self._lobby.forget(self._session, self)
+            meanwhile.cancel_scope.cancel()
+
+        async with trio.open_nursery() as meanwhile:
+            meanwhile.start_soon(leave)
+            try:
+                await trio.sleep_forever()
+            finally:
+                goodbye.deadline = min(goodbye.deadline, trio.current_time() + _MOMENT)
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -503,12 +521,16 @@ class _Visitor:
             raise
 
     async def _leave(self, name: str) -> Entry:
-        """Hear nothing more of a room, and give the seat in it back; return the end of it, for who wants to know."""
-        place = self._places.pop(name)
+        """Hear nothing more of a room, and give the seat in it back; return the end of it, for who wants to know.
+
+        When cancelled, the seat is still to be given back, by `leave_all`.
+        """
+        place = self._places[name]
         self._lobby.manager.leave(self.ws, name)
         left = None
-        with trio.move_on_after(_BACKPLANE_SECONDS, shield=True), suppress(BackplaneError):
+        with trio.move_on_after(_BACKPLANE_SECONDS), suppress(BackplaneError):
             left = await self._backplane.leave(place.seat)  # one that was not given back expires where it is kept
+        del self._places[name]
         await self._lobby.close_room(place.room)
         return left or Entry(place.room.delivered, _now(), "left", place.seat.name, "")
 
