@@ -350,3 +350,23 @@ async def test_the_workers_of_one_port_are_one_chat(redis_server: RedisServer) -
             agree(people, 3)
         parent.process.terminate()
         await trio.to_thread.run_sync(parent.process.wait, 20)
+
+
+@pytest.mark.parametrize("number", ["0", "2"])
+async def test_a_second_signal_cuts_though_redis_is_silent(redis_server: RedisServer, number: str) -> None:
+    redis_server.command("FLUSHALL")
+    several = ("--log-level", "warning", *(("--workers", number) if number != "0" else ()))
+    async with behind_a_proxy(redis_server) as proxy:
+        with await trio.to_thread.run_sync(_entered, workers(1, proxy.url, *several)) as (worker,):
+            async with members(4, [worker.port]):
+                proxy.freeze()
+            worker.process.terminate()
+            await trio.sleep(0.5)
+            assert worker.process.poll() is None  # the seats are to be given back
+            began = trio.current_time()
+            worker.process.terminate()
+            await eventually(lambda: worker.process.poll() is not None, 20)
+            assert trio.current_time() - began < 2
+            assert worker.process.returncode == 0
+            assert worker.process.stderr is not None
+            assert worker.process.stderr.read() == ""  # nor has its parent killed one
