@@ -186,6 +186,17 @@ class TestStarting:
         assert len(fleet.tries) == 1
         assert fleet.announced == []
 
+    @pytest.mark.parametrize(("status", "said"), [(2, []), (1, ["worker 0 (process 100) ended with status 1"])])
+    async def test_of_a_first_worker_that_has_said_why_it_does_not_serve_nothing_more_is_said(
+        self, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, status: int, said: list[str]
+    ) -> None:
+        fleet = Fleet(dies(1, serving=False, status=status))
+        fleet.supervisor = Supervisor(2, fleet.spawn, shutdown_timeout=10.0)
+        async with trio.open_nursery() as fleet.nursery:
+            with pytest.raises(WorkersDidNotStartError):
+                await fleet.run()
+        assert [record.getMessage() for record in caplog.records] == said
+
     async def test_an_error_of_who_is_told_ends_all_in_order_and_is_raised(self, autojump_clock: MockClock) -> None:
         fleet = Fleet(serves)
         fleet.supervisor = Supervisor(2, fleet.spawn, shutdown_timeout=10.0)

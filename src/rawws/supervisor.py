@@ -52,6 +52,8 @@ _LAST_WORDS_SECONDS: Final = 0.5
 """Time that what a worker said before it ended has to arrive."""
 _EXIT_SECONDS: Final = 5.0
 """Time that a worker that says nothing any more has to exit."""
+_EXPLAINED: Final = 2
+"""Exit status of a worker that has said itself, in a line, what keeps it from serving."""
 _MAX_QUESTIONS: Final = 64
 """Questions of one worker that may wait for an answer."""
 
@@ -388,7 +390,8 @@ class Supervisor:
             self._retired = merge([self._retired, retire(worker.last)])
             if worker.state in ("starting", "serving"):
                 self._deaths += 1
-                _log.error("%s %s", worker, _death(worker.status))
+                if self._served.is_set() or worker.status != _EXPLAINED:  # else that line is all that there is to say
+                    _log.error("%s %s", worker, _death(worker.status))
             worker.ended.set()
             for report in worker.reports.values():
                 report.arrived.set()
