@@ -24,6 +24,7 @@ from rawws.supervisor import WorkersDidNotStartError
 from rawws.workers import Listening, lead, spawner
 from tests.conftest import FAST_LANE
 from tests.raw_client import CLOSE_1000, TEXT, Client, frame, handshake
+from tests.redis_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -371,6 +372,20 @@ class TestEnding:
 
 class TestReplacing:
     @linux
+    def test_one_worker_is_replaced_too_and_has_rooms(self) -> None:
+        with running("--workers", "1", "--log-level", "info") as command:
+            before = command.workers()
+            assert set(before) == {0}
+            command.open("/chat").close()
+            command.process.send_signal(signal.SIGHUP)
+            after = command.until(lambda workers: len(workers) == 1 and workers != before)
+            assert set(after) == {0}
+            command.open("/chat").close()
+            command.process.terminate()
+            assert "are refused" not in command.process.communicate(timeout=SECONDS)[1]
+            assert command.process.returncode == 0
+
+    @linux
     @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
     def test_sighup_replaces_all_and_refuses_and_resets_nobody(self, tls: bool, tmp_path: Path) -> None:
         arguments: list[str] = []
@@ -571,12 +586,18 @@ class TestSpawning:
         assert re.fullmatch(r"\d+,7,8", seen[0][-1])
 
 
+NO_NUMBER = r"--workers: give a whole number from 1 to 1024, or auto for one for each core; see rawws serve --help"
+
+
 class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (["--workers", "0"], r"--workers: give a whole number from 1; see rawws serve --help"),
-            (["--workers", "many"], r"--workers: give a whole number from 1; see rawws serve --help"),
+            (["--workers", "0"], NO_NUMBER),
+            (["--workers", "many"], NO_NUMBER),
+            (["--workers", "1025"], NO_NUMBER),
+            (["--workers", "3000000"], NO_NUMBER),
+            (["--workers", "9" * 5000], NO_NUMBER),
             (["--workers", "2", "--tls-cert", "/no/such"], r"/no/such: No such file or directory; name PEM files .*"),
             (["--workers", "2", "--static", "/no/such"], r"--static /no/such: No such file or directory; .*"),
         ],
@@ -589,7 +610,17 @@ class TestCommand:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             assert cli.main(["--workers", "2", "--port", str(port)]) == 2
-        assert f"rawws: port {port} on 127.0.0.1 is taken; stop what listens there" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert said.startswith(f"rawws: port {port} on 127.0.0.1 is taken; stop what listens there")
+        assert len(said.splitlines()) == 1
+
+    def test_a_redis_that_is_not_there_is_one_line(self, capfd: pytest.CaptureFixture[str]) -> None:
+        pytest.importorskip("coredis")
+        url = f"redis://127.0.0.1:{free_port()}"
+        assert cli.main(["--workers", "2", "--port", "0", "--backplane", url]) == 2
+        out, said = capfd.readouterr()
+        assert said.startswith("rawws: --backplane: Redis at 127.0.0.1:")
+        assert (out, len(said.splitlines())) == ("", 1)
 
     def test_a_system_without_posix_is_told(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -615,9 +646,19 @@ class TestCommand:
         said = [line for line in capsys.readouterr().err.splitlines() if "are refused" not in line]
         assert said == ["rawws: the first worker ended before it served; what stands above may say why"][:lines]
 
-    @pytest.mark.parametrize(("cores", "leads"), [({0}, False), ({0, 1, 2}, True)])
-    def test_auto_is_one_for_each_core_and_for_one_there_is_no_parent(
-        self, monkeypatch: pytest.MonkeyPatch, cores: set[int], leads: bool
+    @pytest.mark.parametrize(
+        ("arguments", "cores", "workers"),
+        [
+            (["--workers", "auto"], {0, 1, 2}, 3),
+            (["--workers", "auto"], {0}, 1),
+            (["--workers", "auto"], set(range(2000)), 1024),
+            (["--workers", "1"], {0, 1, 2}, 1),
+            (["--workers", "1024"], {0}, 1024),
+            ([], {0, 1, 2}, None),
+        ],
+    )
+    def test_auto_is_one_for_each_core_and_there_is_a_parent_whenever_workers_are_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, arguments: list[str], cores: set[int], workers: int | None
     ) -> None:
         led: list[int] = []
         ran: list[object] = []
@@ -628,9 +669,9 @@ class TestCommand:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
         monkeypatch.setattr(cli, "lead", fake)
         monkeypatch.setattr(cli, "run", lambda *arguments, **options: ran.append(arguments))
-        assert cli.main(["--workers", "auto"]) == 0
-        assert led == ([3] if leads else [])
-        assert len(ran) == (not leads)
+        assert cli.main(arguments) == 0
+        assert led == ([] if workers is None else [workers])
+        assert len(ran) == (workers is None)
 
     @pytest.mark.parametrize("admin", [[], ["--admin", "127.0.0.1:0"]], ids=["here", "elsewhere"])
     def test_a_worker_ends_with_its_parent(self, admin: list[str]) -> None:

@@ -96,6 +96,10 @@ _LIMITS: Final = {
 }
 
 
+_MAX_WORKERS: Final = 1024
+"""More than any machine has cores for."""
+
+
 class _UsageError(Exception):
     """Something that a person can put right; the message says what to do."""
 
@@ -184,10 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--workers",
         type=_workers,
-        default=1,
         metavar="N",
-        help="processes that serve the port, each with the limits below, kept running by one more; auto: one for each "
-        "core (default: %(default)s, without another)",
+        help="processes that serve the port, each with the limits below, kept running by one more, which replaces them "
+        "on SIGHUP; auto: one for each core (default: one process alone)",
     )
     serve.add_argument("--worker", type=_descriptors, help=argparse.SUPPRESS)  # what `workers.spawner` appends
     serve.add_argument(
@@ -248,8 +251,11 @@ def _port(text: str) -> int:
 
 def _workers(text: str) -> int:
     if text == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _number(text)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, _MAX_WORKERS)
+    if not text.isdecimal() or len(text) > 9 or not 0 < int(text) <= _MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"give a whole number from 1 to {_MAX_WORKERS}, or auto for one for each core")
+    return int(text)
 
 
 def _descriptors(text: str) -> list[int]:
@@ -340,7 +346,7 @@ def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         if options.worker is not None:
             trio.run(partial(_work, options, context, backplane, settings))
             return 0
-        if options.workers > 1:
+        if options.workers is not None:
             del settings, static  # the workers read their own files
             return _lead(options, arguments, announce)
         run(
@@ -368,8 +374,12 @@ def _lead(
     """Be the parent of workers."""
     if os.name != "posix":
         raise _UsageError("--workers needs a POSIX system, such as Linux; leave it out")
-    if options.backplane is None:
-        _log.warning("%s are refused: %s", " and ".join(_SHARED_PATHS), _SPLIT)
+
+    def started(listening: Listening) -> None:
+        announce(listening)
+        if _is_split(options):
+            _log.warning("%s are refused: %s", " and ".join(_SHARED_PATHS), _SPLIT)
+
     try:
         trio.run(
             partial(
@@ -380,7 +390,7 @@ def _lead(
                 options.port,
                 admin=None if options.admin is True else options.admin,
                 shutdown_timeout=options.shutdown_timeout,
-                started=announce,
+                started=started,
             )
         )
     except WorkersDidNotStartError as exc:
@@ -397,13 +407,18 @@ async def _work(
     worker, listeners = inherit(options.worker, context)
     apps = applications(backplane)
     pages = worker.pages() if options.admin is True else {}
-    if backplane is None:
+    if _is_split(options):
         refusing = Refusing(_SPLIT)
         apps |= dict.fromkeys(_SHARED_PATHS, refusing)
         pages |= dict.fromkeys(_SHARED_PATHS, refusing.page)
     settings["pages"] = pages
     async with backplane if backplane is not None else nullcontext():
         await worker.serve(apps, listeners, **settings)
+
+
+def _is_split(options: argparse.Namespace) -> bool:
+    """Return whether each of several workers would have rooms of its own."""
+    return options.backplane is None and options.workers != 1
 
 
 def _announcement(host: str, scheme: str) -> Callable[[Server | Listening], None]:
