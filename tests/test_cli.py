@@ -518,6 +518,14 @@ class TestBackplane:
         assert cli.main(["--backplane", "http://localhost"]) == 2
         assert capsys.readouterr().err.startswith("rawws: --backplane: the scheme of a Redis URL is one of redis, ")
 
+    @pytest.mark.parametrize("several", [(), ("--workers", "2")])
+    def test_a_file_of_the_url_that_is_missing_is_named(
+        self, several: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main([*several, "--backplane", "rediss://localhost?ca=/no/such.pem"]) == 2
+        said = "rawws: --backplane: /no/such.pem: No such file or directory; name PEM files that can be read\n"
+        assert capsys.readouterr().err == said
+
     def test_redis_that_is_not_there_is_one_line_without_the_password(self, capsys: pytest.CaptureFixture[str]) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # nobody listens

@@ -11,12 +11,19 @@ import logging
 import secrets
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trio
 import trio.testing
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 import rawws
 from rawws import redis_scripts as scripts
@@ -30,7 +37,6 @@ from tests.test_chat import party
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 ALWAYS: Final = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -1035,6 +1041,53 @@ class TestPlaces:
             await self.works(f"rediss://127.0.0.1:{port}?{files}")
             with pytest.raises(BackplaneError, match="certificate verify failed"):
                 await self.works(f"rediss://127.0.0.1:{port}")
+
+    @pytest.mark.parametrize(
+        ("query", "why"),
+        [
+            ("ca=no-ca.pem", "no-ca.pem: No such file or directory"),
+            ("ca=text.pem", "text.pem: no certificates in PEM"),
+            ("cert=no-cert.pem", "no-cert.pem: No such file or directory"),
+            ("cert=cert.pem&key=no-key.pem", "cert.pem or no-key.pem: No such file or directory"),
+            ("cert=cert.pem&key=text.pem", "cert.pem or text.pem: no certificate with its key in PEM"),
+            ("cert=cert.pem&key=encrypted.pem", "cert.pem or encrypted.pem: no certificate with its key in PEM"),
+        ],
+    )
+    def test_a_file_that_cannot_be_used_is_named_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, why: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        certificate = trustme.CA().issue_cert("127.0.0.1")
+        certificate.cert_chain_pems[0].write_to_path("cert.pem")
+        Path("text.pem").write_text("nothing\n")
+        key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+        password = BestAvailableEncryption(b"secret")
+        Path("encrypted.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, password))
+        with pytest.raises(OSError, match=why):
+            RedisBackplane(f"rediss://127.0.0.1:1?{query}")
+
+    async def test_a_file_that_is_gone_later_is_waited_for(self, tmp_path: Path) -> None:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1")
+        ca = tmp_path / "ca.pem"
+        authority.cert_pem.write_to_path(ca)
+        certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
+        port = free_port()
+        options = ["--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(ca)]
+        for option in ("cert-file", "key-file"):
+            options += [f"--tls-{option}", str(tmp_path / "cert.pem")]
+        with running_redis(tmp_path, *options) as server:
+            async with RedisBackplane(f"rediss://127.0.0.1:{port}?ca={ca}") as backplane:
+                seat, _ = await seated(backplane)
+                ca.rename(tmp_path / "elsewhere.pem")
+                server.command("CLIENT", "KILL", "TYPE", "normal")
+                server.command("CLIENT", "KILL", "TYPE", "pubsub")
+                await until_down(backplane)
+                await trio.sleep(0.5)
+                assert not backplane._link.is_up
+                (tmp_path / "elsewhere.pem").rename(ca)
+                with trio.fail_after(5):
+                    await backplane.publish(seat, "x", None)
 
     async def test_a_cluster(self, tmp_path: Path) -> None:
         with running_redis(tmp_path, "--cluster-enabled", "yes") as server:

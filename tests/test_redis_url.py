@@ -11,6 +11,7 @@ from rawws.redis_url import RedisUrl
     ("url", "read"),
     [
         ("redis://localhost", RedisUrl("single", (("localhost", 6379),))),
+        ("redis://localhost:", RedisUrl("single", (("localhost", 6379),))),
         ("redis://[::1]:7000/2", RedisUrl("single", (("::1", 7000),), database=2)),
         ("redis://:p%40ss@host", RedisUrl("single", (("host", 6379),), password="p@ss")),
         ("redis://ada:pw@host/", RedisUrl("single", (("host", 6379),), user="ada", password="pw")),
@@ -43,6 +44,9 @@ def test_a_url_says_where_redis_is(url: str, read: RedisUrl) -> None:
         ("redis+cluster://a,,b", "names a host"),
         ("redis://a,b", "several hosts"),
         ("redis://a:port", "Port could not be cast"),
+        ("redis://a:65536", "Port out of range"),
+        ("redis://127.0.0.1:0", "a port is a number from 1 to 65535"),
+        ("redis+cluster://a:1,b:0", "a port is a number from 1 to 65535"),
         ("redis://a/x", "a database is a number"),
         ("redis://a/1/2", "a database is a number"),
         ("unix:///a?db=-1", "a database is a number"),

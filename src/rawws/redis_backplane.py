@@ -119,6 +119,7 @@ class RedisBackplane(Backplane):
 
     Raises:
         ValueError: the URL names no Redis.
+        OSError: a file that it names cannot be read, or is not what it should be.
         BackplaneError: on entering: Redis cannot be used.
     """
 

@@ -18,7 +18,7 @@ import logging
 import random
 import secrets
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
@@ -32,7 +32,7 @@ from coredis.retry import NoRetryPolicy
 from .backplane import BackplaneError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from coredis.client import Client
     from coredis.commands.script import Script
@@ -87,6 +87,9 @@ class RedisLink:
         scripts: the scripts that will be called.
         heard: called with a channel and what was published to it; must not raise.
         connected: called when there is a connection, all channels subscribed to; must not raise.
+
+    Raises:
+        OSError: a file that the URL names cannot be read, or is not what it should be; names it.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class RedisLink:
         heard: Callable[[str, object], object],
         connected: Callable[[], object],
     ) -> None:
+        _ssl_context(url)  # each life reads the files anew; what is wrong with them is said before the first
         self._url = url
         self._keepalive = keepalive
         self._sources = tuple(scripts)
@@ -305,13 +309,29 @@ async def _client(url: RedisUrl, timeout: float) -> AsyncIterator[Client[bytes]]
 
 
 def _ssl_context(url: RedisUrl) -> ssl.SSLContext | None:
-    """Return a context that trusts no server without a certificate for its name."""
+    """Return a context that trusts no server without a certificate for its name.
+
+    Raises:
+        OSError: a file cannot be read, or is not what it should be; names it.
+    """
     if not url.tls:
         return None
-    context = ssl.create_default_context(cafile=url.ca)
+    with _naming("certificates", url.ca):
+        context = ssl.create_default_context(cafile=url.ca)
     if url.cert is not None:
-        context.load_cert_chain(url.cert, url.key)
+        with _naming("certificate with its key", url.cert, url.key):
+            context.load_cert_chain(url.cert, url.key, "")  # OpenSSL would ask for a password at the terminal
     return context
+
+
+@contextmanager
+def _naming(what: str, *names: str | None) -> Iterator[None]:
+    """Name the files that are read, with what is wrong with them."""
+    try:
+        yield
+    except OSError as exc:
+        reason = f"no {what} in PEM" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise OSError(f"{' or '.join(name for name in names if name is not None)}: {reason}") from exc
 
 
 def _leaf(error: BaseException) -> BaseException:

@@ -111,6 +111,8 @@ def _hosts(netloc: str, default: int) -> tuple[tuple[str, int], ...]:
         address = urlsplit(f"//{each}")
         if not address.hostname:
             raise ValueError("a Redis URL names a host, such as redis://localhost:6379")
+        if address.port == 0:
+            raise ValueError("a port is a number from 1 to 65535, such as redis://localhost:6379")
         found.append((address.hostname, address.port or default))
     return tuple(found)
 
