@@ -769,21 +769,35 @@ class TestWhatOthersWrite:
     async def test_an_entry_with_a_number_of_2_to_the_53_is_skipped(
         self, redis_server: RedisServer, prefix: str, number: str
     ) -> None:
-        room, messages, *_ = scripts.room_keys(prefix, "tea")
+        messages = scripts.room_keys(prefix, "tea")[1]
         async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
             seat, ear = await seated(backplane)
             last = ear.ids[-1]
             id, written = (2**53, 1) if number == "id" else (last + 1, 2**53)
             redis_server.command("XADD", messages, f"{id}-0", "e", b"%d %d %d message 3 Eve" % (last, id, written))
-            position = redis_server.command("HGET", room, "position").split()[1]
-            redis_server.command("HSET", room, "position", str(max(id, int(position))))
             assert await bodies(backplane) == ([], False, False)
-            redis_server.command("HSET", room, "position", position)
             await backplane.publish(seat, "x", None)
             await settled(backplane, ear)
             assert ear.heard[1:] == [("message", "Ada", "x")]
             assert await bodies(backplane) == (["x"], False, False)
             assert backplane.skipped
+
+    @pytest.mark.parametrize(
+        "position", ["nonsense", "99999999999999999999", "9007199254740992", "inf", "nan", "-5", "1.5"]
+    )
+    async def test_a_room_whose_position_others_have_spoilt_begins_anew(
+        self, redis_server: RedisServer, prefix: str, position: str
+    ) -> None:
+        async with RedisBackplane(redis_server.url, prefix=prefix) as backplane:
+            seat, ear = await seated(backplane)
+            redis_server.command("HSET", scripts.room_keys(prefix, "tea")[0], "position", position)
+            with pytest.raises(BackplaneError, match="lost its seats"):
+                await backplane.publish(seat, "x", None)
+            assert resets(ear) == 1
+            receipt = await backplane.publish(await backplane.enter("tea", ADA, "Ada"), "x", None)
+            assert receipt.id < time.time_ns() // 1000 + 60_000_000
+            await settled(backplane, ear)
+            assert ear.heard[-1] == ("message", "Ada", "x")
 
     async def test_a_clock_that_is_far_behind_that_of_redis_costs_readings_and_nothing_else(
         self, redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch

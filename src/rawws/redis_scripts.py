@@ -150,8 +150,8 @@ local milli = math.floor(micro / 1000)
 local state = redis.call('HMGET', room, 'position', 'messages', 'events')
 local position = state[1]
 local forgotten = {{ [messages] = state[2], [events] = state[3] }}
-if not position then
-  -- Nothing is known of this room any more: whoever has seen it has missed something.
+if not position or not string.match(position, '^%d+$') or tonumber(position) >= {_END} then
+  -- Nothing is known of this room any more, or nonsense: whoever has seen it has missed something.
   position = text(micro)
   redis.call('DEL', messages, events, names, taken, seats, order, leases)
   redis.call('HSET', room, 'position', position, 'messages', position, 'events', position)
@@ -280,7 +280,7 @@ local function is_ours(id, fields)
   local before, own, time, kind, length, at = string.match(packed, '^(%d+) (%d+) (%d+) (%l+) (%d+) ()')
   return before and own .. '-0' == id and math.max(#before, #own, #time, #length) <= 16 and kinds[kind]
     and tonumber(before) < tonumber(own) and tonumber(own) <= tonumber(position)
-    and math.max(tonumber(own), tonumber(time)) < {_END}
+    and tonumber(time) < {_END}
     and at - 1 + tonumber(length) <= #packed
 end
 
