@@ -547,3 +547,6 @@ class TestBackplane:
         assert capsys.readouterr().err == (
             "rawws: --backplane needs coredis; install it with: pip install 'rawws[redis]'\n"
         )
+        assert rawws.RedisBackplane.__doc__  # it can be read about without
+        with pytest.raises(ImportError, match=r"needs coredis: pip install 'rawws\[redis\]'"):
+            rawws.RedisBackplane("redis://localhost")

@@ -1,4 +1,4 @@
-"""Smuggling and splitting, TRAPS.md rows 24 to 32: each request directly, and through a real nginx.
+"""Smuggling and splitting: each request directly, and through a real nginx.
 
 A proxy and a server that cut a stream of bytes in different places let a client slip a request past the proxy, or
 answer another client with it. So each request is sent both ways, and with it one that must not be seen. nginx's log

@@ -1,4 +1,4 @@
-"""The reactor alone, with receivers that write down what they are told: DESIGN.md §3's list, sentence by sentence."""
+"""The reactor alone, with receivers that write down what they are told: its rules, one by one."""
 
 from __future__ import annotations
 

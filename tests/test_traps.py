@@ -1,6 +1,6 @@
-"""Every row of TRAPS.md that can be reached over the wire, against a whole server: literal bytes over TCP.
+"""Every trap that can be reached over the wire, against a whole server: literal bytes over TCP.
 
-The numbers are the rows of that table, kept in the names: what wsproto 1.3.2 and h11 0.16.0 get wrong, and
+The traps are what wsproto 1.3.2 and h11 0.16.0 get wrong, numbered as in the project's list of them; each test shows
 what rawws does instead. Row 23 is about imports and row 31 about a call, so neither has bytes of its own here;
 what row 31 guards, a peer that ends its half of the stream, has.
 """

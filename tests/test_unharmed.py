@@ -1,8 +1,8 @@
 """The first test of all: whatever one client does, a hundred others see nothing of it.
 
 A hundred healthy clients echo without a pause over TCP, half of them with a `Protocol`, half with tasks, while
-one bad client after another sends each row of TRAPS.md, noise, half a handshake, makes a handler raise, resets
-its connection, or never reads. The server and its clients share one process and one Trio run, so its memory can
+one bad client after another sends what wsproto and h11 get wrong, noise, half a handshake, makes a handler raise,
+resets its connection, or never reads. The server and its clients share one process and one Trio run, so its memory can
 be read and its log heard.
 """
 

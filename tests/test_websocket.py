@@ -1,4 +1,4 @@
-"""DESIGN.md §2 sentence by sentence, over each driver: what an application sees, and what its client does."""
+"""What an application sees of a connection, over each driver, sentence by sentence, and what its client does."""
 
 from __future__ import annotations
 

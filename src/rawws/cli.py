@@ -318,13 +318,13 @@ def _backplane(options: argparse.Namespace) -> RedisBackplane | None:
     """Return what --backplane names; it is still to be opened."""
     if options.backplane is None:
         return None
-    try:
-        from .redis_backplane import RedisBackplane
-    except ImportError as exc:
-        raise _UsageError(f"--backplane needs {exc.name}; install it with: pip install 'rawws[redis]'") from exc
+    from .redis_backplane import RedisBackplane
+
     logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what it says with a traceback, rawws says in a line
     try:
         return RedisBackplane(options.backplane)
+    except ImportError as exc:
+        raise _UsageError(f"--backplane needs {exc.name}; install it with: pip install 'rawws[redis]'") from exc
     except OSError as exc:
         raise _UsageError(f"--backplane: {exc}; name PEM files that can be read") from exc
 

@@ -33,7 +33,6 @@ import trio
 from . import redis_scripts as scripts
 from .backplane import Backplane, BackplaneError, Deliver, Entry, Page, Receipt, Seat
 from .chat_protocol import before_number, name_key
-from .redis_link import RedisLink
 from .redis_url import RedisUrl
 
 if TYPE_CHECKING:
@@ -118,6 +117,7 @@ class RedisBackplane(Backplane):
         keep: seconds for which a room is kept after its last use.
 
     Raises:
+        ImportError: coredis, the extra `rawws[redis]`, is not installed.
         ValueError: the URL names no Redis.
         OSError: a file that it names cannot be read, or is not what it should be.
         BackplaneError: on entering: Redis cannot be used.
@@ -133,6 +133,11 @@ class RedisBackplane(Backplane):
         max_kept: int = 1000,
         keep: float = 7 * 24 * 3600.0,
     ) -> None:
+        try:
+            from .redis_link import RedisLink
+        except ImportError as exc:
+            what = f"RedisBackplane needs {exc.name}: pip install 'rawws[redis]'"
+            raise ImportError(what, name=exc.name) from None
         self.skipped = 0
         """Entries that others wrote into streams and channels, and that were not passed on."""
         self._is_own: Callable[[Entry], bool] = lambda _: True

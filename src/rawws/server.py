@@ -454,7 +454,9 @@ async def serve(
         ssl_context: with it the server speaks TLS.
         admin: where `/health` and `/metrics` are. True: here, for peers on this machine. Host and port, or the path of
             a Unix socket: there, in plain HTTP, for whoever reaches it. False: nowhere.
-        options: see `Options`.
+        options: keywords, which `Options` describes: `static`, a folder to serve on plain GET; `pages`, functions that
+            answer plain GET, by path; `origins` and `hosts`, whose pages may connect and what is served; `limits`, the
+            bounds; `compression`, whether or how messages are deflated; `fast_lane`.
 
     Raises:
         OSError: an address cannot be bound, or the static folder cannot be read; raised bare.
