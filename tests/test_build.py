@@ -14,12 +14,12 @@ import pytest
 import trio
 
 import rawws
-from rawws import connection, encoder, frames, loop, masking, socket_transport, states, transport
+from rawws import connection, encoder, frames, loop, masking, sending, socket_transport, states, transport
 from rawws._build import COMPILED
 from tests.raw_client import CLOSE_1000, TEXT, connected, frame, serving
 
 EXPECT_COMPILED = os.environ.get("RAWWS_EXPECT_COMPILED") == "1"
-HOT = (connection, encoder, frames, loop, masking, socket_transport, states, transport)
+HOT = (connection, encoder, frames, loop, masking, sending, socket_transport, states, transport)
 
 
 def test_the_build_is_the_one_that_was_asked_for() -> None:

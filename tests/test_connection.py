@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from rawws.connection import Connection, SendStatus
+from rawws.connection import Connection
 from rawws.deflate import DeflateOptions, DeflateParameters
 from rawws.encoder import Encoder, SharedMessage
 from rawws.errors import CloseCode, ConnectionClosed
 from rawws.frames import Control, Decoder
 from rawws.limits import Limits
+from rawws.sending import Sending, SendStatus
 from rawws.states import TRANSITIONS, Action, Event, State
 from rawws.transport import HIGH_WATER, LOW_WATER, Receiver, Transport
 from tests.conftest import FAST_LANE
@@ -384,6 +385,7 @@ class TestMessagesAndControlFrames:
 
     def test_a_connection_refuses_to_be_used_without_an_application(self) -> None:
         connection = Connection(Transport(), Limits())
+        sending = Sending(Transport(), Limits())
         receiver = Receiver()
         closed = ConnectionClosed(1000)
         for call in (
@@ -394,6 +396,8 @@ class TestMessagesAndControlFrames:
             connection._may_answer,
             lambda: connection._pong(b""),
             connection._accept,
+            sending._hold_reading,
+            lambda: sending._give_up(0),
             lambda: receiver.data(b"", 0.0),
             lambda: receiver.proceed(0.0),
             receiver.drained,

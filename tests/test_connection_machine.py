@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rawws.connection import SendStatus
 from rawws.deflate import DeflateOptions
 from rawws.encoder import Encoder, SharedMessage, close_payload
 from rawws.errors import ConnectionClosed
 from rawws.frames import CLOSE, PING, PONG, Control, Decoder
 from rawws.limits import Limits
+from rawws.sending import SendStatus
 from rawws.states import State
 from rawws.transport import HIGH_WATER, READ_SIZE
 from tests.memory_transport import MemoryTransport

@@ -37,7 +37,7 @@ LAYERS: Final = (
         "frames",
         "encoder",
     ),
-    ("protocol", "states", "backlog", "connection"),
+    ("protocol", "states", "backlog", "sending", "connection"),
     ("lag", "socket_transport", "loop", "reactor", "stream"),
     ("logs", "pace", "pieces", "websocket"),
     ("static_files", "site", "exchange", "metrics", "admin", "listeners", "server", "carrier", "dial", "client"),

@@ -15,7 +15,6 @@ from ._version import __version__
 from .backplane import Backplane, MemoryBackplane
 from .chat import Chat
 from .client import Connect, connect, connect_stream
-from .connection import SendStatus
 from .deflate import DeflateOptions
 from .echo import EchoProtocol
 from .errors import (
@@ -33,6 +32,7 @@ from .manager import BroadcastResult, ConnectionManager
 from .pieces import MessageChunks, MessageWriter
 from .protocol import Protocol
 from .reconnect import Backoff
+from .sending import SendStatus
 from .server import Server, run, serve, serve_listeners, serve_stream
 from .static_files import StaticFiles
 from .websocket import WebSocket

@@ -1,55 +1,36 @@
 """The state machine of one connection, without I/O: open, closing, closed (RFC 6455 §7).
 
-Bytes come in through the `Receiver` methods, bytes leave through the `Transport`; time comes as an argument or
-from the transport. `WebSocket` adds what an application holds. Rules:
+Bytes come in through the `Receiver` methods and leave through `Sending`; time comes as an argument or from the
+transport. `WebSocket` adds what an application holds. Rules:
 
 * `TRANSITIONS` says, for every state and event, what becomes of the connection. Nothing else changes the state.
 * Decoding is pulled and stops for a reason, each a bit of `_held`: the receive queue is full, the peer does not
   read what we send, our time slice is over, a close was asked for, or the connection has ended.
-* Output is kept in two places: at most `HIGH_WATER` bytes (and one frame) in the transport, and behind them whole
-  messages in a `Backlog`, which a policy may drop. What is there waits for `drained`, so nothing is put there unless
-  the transport is blocked, or a message is being written in pieces.
 * Whatever the application is told of the end is told by `_settle`, when no callback of this connection runs, so
   callbacks never nest; and a slow consumer is told from the driver, so those of many do not either.
 
-Cost: a message costs one pull, one delivery and one write. This module knows no sockets, no trio and no clock.
+Cost: a message costs one pull and one delivery. This module knows no sockets, no trio and no clock.
 """
 
 from __future__ import annotations
 
-from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from ._mypyc import mypyc_attr
-from .backlog import Backlog
-from .encoder import Encoder, SharedMessage, check_close, close_payload
+from .encoder import Encoder, check_close, close_payload
 from .errors import CloseCode, ConnectionClosed, FrameError
 from .frames import CLOSE, PING, PONG, PROGRESS, Control, Decoder
-from .limits import check_policy
+from .sending import Sending
 from .states import TRANSITIONS, Action, Event, State
-from .transport import HIGH_WATER, Receiver, Transport
 
 if TYPE_CHECKING:
     from collections import deque
 
-    from .limits import Limits, SlowConsumerPolicy
+    from .limits import Limits
+    from .transport import Transport
 
-__all__ = ["LARGE", "Connection", "SendStatus"]
-
-
-class SendStatus(Enum):
-    """What became of a message given to `send_nowait`."""
-
-    SENT = "sent"
-    """It left, or leaves when the callback or the batch that sent it ends: the peer keeps up."""
-    QUEUED = "queued"
-    """The peer is behind; the message waits within `max_send_buffer`."""
-    DROPPED = "dropped"
-    """The send buffer is full and the policy dropped this message."""
-    CLOSED = "closed"
-    """The connection takes no more messages."""
-
+__all__ = ["Connection"]
 
 # The hot paths below compare against these names: a module global is found faster than a member of an Enum.
 _OPEN: Final = State.OPEN
@@ -59,8 +40,6 @@ _DISCARD: Final[int] = Action.DISCARD.value
 _SEND_CLOSE: Final[int] = Action.SEND_CLOSE.value
 _FINISH: Final[int] = Action.FINISH.value
 _ABORT: Final[int] = Action.ABORT.value
-_SENT: Final = SendStatus.SENT
-_QUEUED: Final = SendStatus.QUEUED
 
 _INTERNAL_ERROR: Final[int] = CloseCode.INTERNAL_ERROR.value
 _TRY_AGAIN_LATER: Final[int] = CloseCode.TRY_AGAIN_LATER.value
@@ -78,15 +57,12 @@ _ENDED: Final = 16
 _OF_RECORDS: Final = 128
 """Bytes that TLS may have added to a ping and what stands around it: they are no data before it."""
 
-LARGE: Final = 32_768
-"""Bytes (characters for text) from which on a message is sent without copying it behind its header."""
-
 _SLICE_COST: Final = 16_384
 """Bytes of messages (and 1 KiB for each) between two looks at the clock while decoding."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Connection(Receiver):
+class Connection(Sending):
     """One WebSocket connection: what it has received and has to send, and how it ends.
 
     Args:
@@ -95,62 +71,41 @@ class Connection(Receiver):
     """
 
     __slots__ = (
-        "_backlog",
         "_before_ping",
         "_busy",
         "_close_by",
         "_closed",
         "_control_count",
         "_control_since",
-        "_crowded",
         "_decoder",
         "_discarding",
         "_early",
-        "_encoder",
         "_fatal",
         "_heard_at",
         "_held",
-        "_high_water",
-        "_limits",
-        "_pending_close",
         "_ping_offset",
         "_pinged_at",
         "_pong_by",
         "_queue",
         "_queue_size",
         "_reported",
-        "_state",
         "_streaming",
-        "_transport",
-        "_writing",
         "bytes_received",
-        "bytes_sent",
         "messages_received",
-        "messages_sent",
-        "pings_sent",
-        "slow_consumer_actions",
     )
 
     def __init__(self, transport: Transport, limits: Limits) -> None:
-        self._transport = transport
-        self._limits = limits
-        self._high_water = min(HIGH_WATER, limits.max_send_buffer - 1)
-        self._state = State.CONNECTING
+        super().__init__(transport, limits)
         self._decoder: Decoder | None = None
-        self._encoder: Encoder | None = None
         self._early = b""
         self._held = 0
         self._busy = False
         self._streaming = False
         self._discarding = False
-        self._crowded = False
-        self._writing = False
         self._fatal = False
         self._reported = False
         self._queue: deque[str | bytes] | None = None
         self._queue_size = 0
-        self._backlog: Backlog | None = None
-        self._pending_close: ConnectionClosed | None = None
         self._closed: ConnectionClosed | None = None
         self._close_by = inf
         self._heard_at = 0.0
@@ -162,19 +117,11 @@ class Connection(Receiver):
         self._control_count = 0
         self.messages_received = 0
         self.bytes_received = 0
-        self.messages_sent = 0
-        self.bytes_sent = 0
-        self.pings_sent = 0
-        self.slow_consumer_actions: dict[str, int] | None = None
 
     # -- what a subclass adds ------------------------------------------------------------------------------
 
     def _deliver(self, message: str | bytes) -> None:
         """Give a message to the application."""
-        raise NotImplementedError
-
-    def _wake(self) -> None:
-        """Look again at what `receive` or a sender waits for."""
         raise NotImplementedError
 
     def _say_closing(self, closed: ConnectionClosed) -> bool:
@@ -191,10 +138,6 @@ class Connection(Receiver):
 
     def _pong(self, payload: bytes) -> None:
         """Take the payload of a pong."""
-        raise NotImplementedError
-
-    def _accept(self) -> None:
-        """Accept the handshake as it is, because the application began to talk."""
         raise NotImplementedError
 
     # -- opening -------------------------------------------------------------------------------------------
@@ -238,13 +181,8 @@ class Connection(Receiver):
     def drained(self) -> None:
         if self._pinged_at != inf:
             self._await_pong(self._transport.now())  # the ping has not reached the kernel before now
-        self._refill()
-        if not self._backlog_size:
-            if not self._writing:
-                self._backlog = None
-            self._crowded = self._writing or self._pending_close is not None
-            if self._transport.queued <= self._high_water:
-                self._release(_BACKPRESSURE)
+        if self._catch_up():
+            self._release(_BACKPRESSURE)
         self._wake()
 
     def due(self, now: float) -> float:
@@ -371,6 +309,11 @@ class Connection(Receiver):
             self._hold(_QUEUE_FULL)
 
     @property
+    def receive_buffer(self) -> int:
+        """Bytes (characters for text) of messages that were received and wait for the application."""
+        return self._queue_size
+
+    @property
     def _exhausted(self) -> bool:
         """Whether no further message can come: the end has been reached and nothing lies before it."""
         if self._state is _OPEN or self._state is State.CONNECTING or self._queue:
@@ -381,6 +324,11 @@ class Connection(Receiver):
         if not self._held:
             self._transport.pause()
         self._held |= bit
+
+    def _hold_reading(self) -> None:
+        # A connection that discards what it reads answers nothing, and looks for the peer's Close.
+        if not self._discarding:
+            self._hold(_BACKPRESSURE)
 
     def _release(self, bits: int) -> None:
         """Take reasons to hold away; when none is left, read again and have the rest decoded in its turn."""
@@ -408,251 +356,7 @@ class Connection(Receiver):
         self._pinged_at = inf
         self._transport.resume()
 
-    # -- sending -------------------------------------------------------------------------------------------
-
-    @property
-    def send_buffer(self) -> int:
-        """Bytes that are queued to the peer and have not reached the kernel; a short message may count as 64."""
-        backlog = self._backlog
-        return self._transport.queued + (0 if backlog is None else backlog.cost)
-
-    @property
-    def _frames_buffer(self) -> int:
-        """The same without messages that wait behind one in pieces."""
-        backlog = self._backlog
-        return self._transport.queued + (0 if backlog is None else backlog.frames_cost)
-
-    @property
-    def _backlog_size(self) -> int:
-        """Bytes of encoded messages that wait for room in the transport."""
-        return 0 if self._backlog is None else self._backlog.frames_size
-
-    @property
-    def receive_buffer(self) -> int:
-        """Bytes (characters for text) of messages that were received and wait for the application."""
-        return self._queue_size
-
-    def send_nowait(
-        self,
-        message: str | bytes | bytearray | memoryview,
-        *,
-        compress: bool | None = None,
-        policy: SlowConsumerPolicy | None = None,
-    ) -> SendStatus:
-        """Send a message without waiting, whatever the peer does.
-
-        Args:
-            message: `str` leaves as text, anything bytes-like as binary.
-            compress: whether to compress it where that was negotiated; None compresses from the threshold on.
-            policy: what to do when the send buffer is full, if not what the limits say.
-
-        Returns:
-            What became of it. Never raises for the peer's state.
-
-        Raises:
-            TypeError: neither text nor bytes.
-            ValueError: text with a lone surrogate (RFC 6455 §8.1); to a peer that is behind, a policy that is none.
-        """
-        if self._state is not _OPEN and not self._may_send():
-            return SendStatus.CLOSED
-        transport = self._transport
-        if self._crowded or transport.queued > self._high_water:
-            return self._send_crowded(message, compress, policy)
-        if len(message) >= LARGE:
-            self._send_large(message, compress)
-        else:
-            encoder = self._encoder
-            assert encoder is not None
-            frame = encoder.message(message, compress)
-            self.messages_sent += 1
-            self.bytes_sent += len(frame)
-            transport.write(frame)
-        if transport.blocked:
-            if transport.queued > self._high_water:
-                self._hold(_BACKPRESSURE)
-            return _QUEUED
-        return _SENT
-
-    def _send_large(self, message: str | bytes | bytearray | memoryview, compress: bool | None) -> None:
-        """Write a message whose payload is not worth copying."""
-        assert self._encoder is not None
-        header, payload = self._encoder.large_message(message, compress)
-        self.messages_sent += 1
-        self.bytes_sent += len(header) + len(payload)
-        transport = self._transport
-        transport.write(header, True)
-        transport.write(payload, True)
-        transport.flush()
-
-    def send_shared(self, message: SharedMessage, policy: SlowConsumerPolicy | None = None) -> SendStatus:
-        """Send what many peers get; like `send_nowait`, but encoded once for all of them."""
-        if self._state is not _OPEN and not self._may_send():
-            return SendStatus.CLOSED
-        transport = self._transport
-        if self._crowded or transport.queued > self._high_water:
-            return self._send_crowded(message, None, policy)
-        assert self._encoder is not None
-        frame = self._encoder.shared(message)
-        self.messages_sent += 1
-        self.bytes_sent += len(frame)
-        # Whoever broadcasts is seldom alone: what several send in one turn leaves in one piece.
-        transport.write(frame, True)
-        if transport.queued > self._high_water:
-            self._relieve()
-        return _QUEUED if transport.blocked else _SENT
-
-    def _may_send(self) -> bool:
-        """Whether messages can still be queued; accepts the handshake if nothing did."""
-        if self._state is State.CONNECTING:
-            self._accept()
-        return self._state is not State.CLOSING and self._state is not State.CLOSED
-
-    def _send_crowded(
-        self,
-        message: str | bytes | bytearray | memoryview | SharedMessage,
-        compress: bool | None,
-        policy: SlowConsumerPolicy | None,
-    ) -> SendStatus:
-        """Send to a peer that is behind, or behind a message that is being written in pieces."""
-        if policy is not None:
-            check_policy(policy)
-        transport = self._transport
-        if self._pending_close is not None:
-            return SendStatus.CLOSED
-        if not transport.blocked:
-            transport.flush()  # it may only look behind because this batch has not been sent yet
-        waiting = self.send_buffer
-        if waiting >= self._limits.max_send_buffer:
-            policy = policy or self._limits.slow_consumer
-            if policy == "close":
-                # Said when the driver proceeds: whoever sends to many must not find the callbacks of one in his way.
-                silence = transport.without_progress()
-                reason = f"send buffer full: {waiting} bytes wait, none left for {silence:.1f} s"
-                if self._closed is None:  # else it is the goodbye that finds no room
-                    self._acted("close", 1)
-                self._pending_close = ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason, "us")
-                self._pending_close.queues = (waiting, self._queue_size)
-                self._crowded = True
-                self._hold(_CLOSE_ASKED)
-                transport.schedule()
-                return SendStatus.CLOSED
-            if policy == "drop_newest" or not self._drop_oldest():
-                self._acted("drop_newest", 1)
-                return SendStatus.DROPPED
-        if self._writing:
-            if self._backlog is None:
-                self._backlog = Backlog()
-            self._backlog.put_behind(message, compress)
-            return _QUEUED
-        self._post(message, compress)
-        return _QUEUED if transport.blocked else _SENT
-
-    def _post(self, message: str | bytes | bytearray | memoryview | SharedMessage, compress: bool | None) -> None:
-        """Encode a message and put it where it belongs, behind all that is queued."""
-        encoder = self._encoder
-        assert encoder is not None
-        frame = encoder.shared(message) if isinstance(message, SharedMessage) else encoder.message(message, compress)
-        droppable = not (encoder.has_context and frame[0] & 0x40)
-        self.messages_sent += 1
-        self.bytes_sent += len(frame)
-        self._queue_frame(frame, droppable)
-
-    def _queue_frame(self, frame: bytes, droppable: bool) -> None:
-        transport = self._transport
-        if not self._backlog_size:
-            if transport.queued > self._high_water:
-                self._relieve()
-            if transport.queued <= self._high_water:
-                transport.write(frame)
-                if transport.queued > self._high_water:
-                    self._relieve()
-                return
-        if self._backlog is None:
-            self._backlog = Backlog()
-        self._backlog.put(frame, droppable)
-        self._crowded = True
-
-    def _release_behind(self) -> None:
-        """Send what waited behind a message in pieces."""
-        self._writing = False
-        behind = () if self._backlog is None else self._backlog.take_behind()
-        if self._may_send():
-            for message, compress in behind:
-                self._post(message, compress)
-            self._crowded = bool(self._backlog_size) or self._pending_close is not None
-        if not self._backlog_size:
-            self._backlog = None
-        self._wake()
-
-    def _forget_queued(self) -> None:
-        """Drop what is queued here: nothing will follow it that could refer to it."""
-        self._backlog = None
-        self._crowded = False
-
-    def _drop_oldest(self) -> bool:
-        """Drop whole, unsent messages that no later frame refers to, or none and False where that is not enough."""
-        excess = self.send_buffer - self._limits.max_send_buffer + 1
-        dropped = None if self._backlog is None else self._backlog.drop_oldest(excess)
-        if dropped is None:
-            return False
-        self.messages_sent -= dropped.frames
-        self.bytes_sent -= dropped.frame_bytes
-        for frame in dropped.passed:
-            self._transport.write(frame)
-        self._acted("drop_oldest", dropped.messages)
-        return True
-
-    def _acted(self, action: str, count: int) -> None:
-        """Count what was done about a peer that does not read; most connections never need the dictionary."""
-        actions = self.slow_consumer_actions
-        if actions is None:
-            actions = self.slow_consumer_actions = {}
-        actions[action] = actions.get(action, 0) + count
-
-    def _refill(self) -> None:
-        """Move whole messages from the backlog to the transport while it has room for them."""
-        transport = self._transport
-        while True:
-            if transport.queued > self._high_water:
-                self._relieve()
-                if transport.queued > self._high_water:
-                    return
-            backlog = self._backlog
-            if backlog is None or not backlog.frames_size:
-                return
-            transport.write(backlog.take())
-
-    def _relieve(self) -> None:
-        """Send what this batch has queued; stop reading when the peer does not take it."""
-        transport = self._transport
-        if not transport.blocked:
-            transport.flush()
-        # A connection that discards what it reads answers nothing, and looks for the peer's Close.
-        if transport.queued > self._high_water and not self._discarding:
-            self._hold(_BACKPRESSURE)
-
     # -- keepalive -----------------------------------------------------------------------------------------
-
-    def ping_nowait(self, payload: bytes = b"") -> bool:
-        """Send a ping (RFC 6455 §5.5.2); False when the connection takes no more.
-
-        Raises:
-            ValueError: more than 125 bytes of payload.
-        """
-        if self._state is State.CONNECTING:
-            self._accept()
-        if self._state is not _OPEN or self._pending_close is not None:
-            return False
-        self._send_control(PING, payload)
-        self.pings_sent += 1
-        return True
-
-    def _send_control(self, opcode: int, payload: bytes) -> None:
-        """Send a control frame; it passes messages that wait, for it may stand between any two frames (§5.4)."""
-        assert self._encoder is not None
-        frame = self._encoder.control(opcode, payload)
-        self.bytes_sent += len(frame)
-        self._transport.write(frame)
 
     def _keep_alive(self, now: float) -> float:
         """Ping a silent peer, fail one that stays silent; return when to look again (RFC 6455 §5.5.2)."""
@@ -722,6 +426,17 @@ class Connection(Receiver):
         else:
             self._settle()
 
+    def _give_up(self, waiting: int) -> None:
+        # Said when the driver proceeds: whoever sends to many must not find the callbacks of one in his way.
+        silence = self._transport.without_progress()
+        reason = f"send buffer full: {waiting} bytes wait, none left for {silence:.1f} s"
+        if self._closed is None:  # else it is the goodbye that finds no room
+            self._acted("close", 1)
+        self._pending_close = ConnectionClosed(CloseCode.TRY_AGAIN_LATER, reason, "us")
+        self._pending_close.queues = (waiting, self._queue_size)
+        self._hold(_CLOSE_ASKED)
+        self._transport.schedule()
+
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection: a rule was broken or a bound passed (RFC 6455 §7.1.7)."""
         self._end(ConnectionClosed(code, reason, "us"), fatal=True)
@@ -786,10 +501,7 @@ class Connection(Receiver):
     def _send_close(self) -> None:
         closed = self._closed
         assert closed is not None
-        backlog = self._backlog
-        while backlog is not None and backlog.frames_size:
-            self._transport.write(backlog.take())
-        self._forget_queued()
+        self._send_all_queued()
         self._send_control(CLOSE, close_payload(closed.code, closed.reason if closed.by == "us" else ""))
         self._start_close_clock()  # a handler may have taken its time until here; the peer has not
 

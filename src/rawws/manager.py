@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .connection import SendStatus
 from .encoder import SharedMessage
 from .limits import check_policy
 from .rooms import MAX_ROOMS_PER_CONNECTION, Rooms
+from .sending import SendStatus
 from .websocket import WebSocket
 
 if TYPE_CHECKING:

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Final, final
 import trio
 from trio.lowlevel import Abort, current_task, disable_ki_protection, enable_ki_protection
 
-from .connection import LARGE, Connection, SendStatus
+from .connection import Connection
 from .encoder import Encoder, check_close
 from .errors import CloseCode, ConnectionClosed
 from .frames import Decoder
 from .logs import escape
 from .pace import blocks, breathe, hand_over, sleep_order, unpark
 from .pieces import MessageChunks, MessageWriter
+from .sending import LARGE, SendStatus
 from .states import Event, State
 from .stream import let_leave
 

@@ -14,12 +14,12 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
-from rawws.connection import SendStatus
 from rawws.deflate import DeflateOptions, load_backend
 from rawws.encoder import Encoder, SharedMessage
 from rawws.errors import ConnectionClosed
 from rawws.frames import CLOSE, Control, Decoder
 from rawws.limits import Limits
+from rawws.sending import SendStatus
 from rawws.states import State
 from tests.memory_transport import MemoryTransport
 from tests.test_connection import CONTEXT, NO_CONTEXT, Application
