@@ -39,7 +39,7 @@ LAYERS: Final = (
     ),
     ("protocol", "states", "backlog", "sending", "connection"),
     ("lag", "socket_transport", "loop", "reactor", "stream"),
-    ("logs", "pace", "pieces", "websocket"),
+    ("logs", "pace", "pieces", "opening", "websocket"),
     ("static_files", "site", "exchange", "metrics", "admin", "listeners", "server", "carrier", "dial", "client"),
     ("manager", "echo", "backplane", "rooms", "chat_protocol", "chat"),
     ("redis_url", "redis_scripts", "redis_link", "redis_backplane"),

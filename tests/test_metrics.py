@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import rawws
 from rawws.http import Headers
 from rawws.metrics import Counters, Snapshot, collect, merge, render, retire
-from rawws.websocket import Handshake, WebSocket
+from rawws.opening import Handshake
+from rawws.websocket import WebSocket
 from tests.conftest import FAST_LANE
 from tests.memory_transport import MemoryTransport
 from tests.raw_client import CLOSE, CLOSE_1000, PING, PONG, TEXT, connected, echo, frame, handshake, serving

@@ -11,8 +11,8 @@ import trio
 
 import rawws
 from rawws import ConnectionClosed, Limits, SendStatus
+from rawws.opening import Handshake
 from rawws.states import State
-from rawws.websocket import Handshake
 
 from .drivers import (
     BINARY,

@@ -27,10 +27,11 @@ from .errors import HandshakeError
 from .handshake import accept_headers, check_origin, check_upgrade, is_websocket_request
 from .http import Response, field_pairs, reason_phrase
 from .logs import escape, peer_name
+from .opening import Handshake
 from .protocol import Protocol
 from .request_reader import RequestReader
 from .transport import HIGH_WATER, Receiver
-from .websocket import Handshake, WebSocket
+from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -1,7 +1,7 @@
 """What an application holds: one WebSocket connection, for tasks and for callbacks.
 
-Strategy: `Connection` does the work without waiting; this module adds the waiting (`receive`, `send`, `close`,
-`ping`), the opening handshake's answer, and messages in pieces. Rules:
+Strategy: `Connection` does the work without waiting, `OpeningConnection` opens it; this module adds the waiting
+(`receive`, `send`, `close`, `ping`), messages in pieces, and how an application's code is called. Rules:
 
 * Nobody waits for a peer without a deadline: the driver and `Connection.due` end a connection that makes no
   progress, and its end wakes everyone who waits.
@@ -20,13 +20,12 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
-from trio.lowlevel import Abort, current_task, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import Abort, current_task, disable_ki_protection
 
-from .connection import Connection
-from .encoder import Encoder, check_close
+from .encoder import check_close
 from .errors import CloseCode, ConnectionClosed
-from .frames import Decoder
 from .logs import escape
+from .opening import OpeningConnection
 from .pace import blocks, breathe, hand_over, sleep_order, unpark
 from .pieces import MessageChunks, MessageWriter
 from .sending import LARGE, SendStatus
@@ -38,14 +37,13 @@ if TYPE_CHECKING:
 
     import outcome
 
-    from .deflate import DeflateOptions, DeflateParameters
-    from .http import HeaderFields, Request
-    from .http_client import Answer
+    from .http import Request
     from .limits import Limits
+    from .opening import Handshake
     from .protocol import Protocol
     from .transport import Transport
 
-__all__ = ["Handshake", "WebSocket"]
+__all__ = ["WebSocket"]
 
 _log = logging.getLogger("rawws")
 
@@ -54,36 +52,8 @@ _OPEN: Final = State.OPEN  # a module global is found faster than a member of an
 _Data = str | bytes | bytearray | memoryview
 
 
-class Handshake:
-    """The opening handshake that waits for an answer; the endpoint that read the request provides it."""
-
-    __slots__ = ()
-
-    def accept(
-        self, subprotocol: str | None, headers: HeaderFields
-    ) -> tuple[bytes, DeflateParameters | None, DeflateOptions | None]:
-        """Return the head of the 101, what was negotiated, and how we compress.
-
-        Raises:
-            ValueError: a subprotocol that was not offered, or a header that may not stand there.
-        """
-        raise NotImplementedError
-
-    def reject(self, status: int, body: str | bytes, headers: HeaderFields) -> bytes:
-        """Return the whole refusal.
-
-        Raises:
-            ValueError: a status or a header that may not stand there.
-        """
-        raise NotImplementedError
-
-    def trailing_data(self) -> bytes:
-        """Return what came after the request's head."""
-        raise NotImplementedError
-
-
 @final
-class WebSocket(Connection):
+class WebSocket(OpeningConnection):
     """A WebSocket connection.
 
     Attributes:
@@ -102,17 +72,11 @@ class WebSocket(Connection):
 
     __slots__ = (
         "__weakref__",
-        "_answered",
         "_app",
         "_callbacks",
-        "_client_side",
         "_done",
-        "_fast_lane",
-        "_handshake",
         "_nobody_reads",
         "_on_gone",
-        "_opened",
-        "_owner",
         "_pings",
         "_receiver",
         "_receiving",
@@ -120,11 +84,7 @@ class WebSocket(Connection):
         "_room",
         "_sleep_order",
         "_writer_lock",
-        "began_at",
         "latency",
-        "refusal",
-        "request",
-        "subprotocol",
     )
 
     def __init__(
@@ -138,20 +98,10 @@ class WebSocket(Connection):
         fast_lane: bool,
         on_gone: Callable[[WebSocket], None],
     ) -> None:
-        super().__init__(transport, limits)
-        self.request = request
-        self.subprotocol: str | None = None
+        super().__init__(transport, limits, request, handshake, fast_lane=fast_lane)
         self.latency: float | None = None
-        self._handshake = handshake
-        self._client_side: _ClientSide | None = None
         self._on_gone = on_gone
-        self._fast_lane = fast_lane
         self._app = app
-        self._opened = False
-        self._answered = False
-        self.began_at = transport.now()
-        self.refusal = ""
-        self._owner: trio.lowlevel.Task | None = None
         self._resigned = False  # whether the owner waits for the end
         self._nobody_reads = True  # whether nobody asked for a message yet, or who did was told of the end
         self._receiver: trio.lowlevel.Task | None = None
@@ -164,135 +114,9 @@ class WebSocket(Connection):
         self._writer_lock: trio.Lock | None = None
         if app is None:
             self._queue = deque()
-        transport.wake_at(self.began_at + limits.accept_timeout)
 
     def __repr__(self) -> str:
         return f"<rawws.WebSocket {escape(self.request.path)} {self._state.name.lower()} at {id(self):#x}>"
-
-    # -- the opening handshake -----------------------------------------------------------------------------
-
-    @enable_ki_protection
-    def accept_nowait(self, *, subprotocol: str | None = None, headers: HeaderFields = ()) -> None:
-        """Accept the opening handshake (RFC 6455 §4.2.2).
-
-        Args:
-            subprotocol: one of `request.subprotocols`, or None for none.
-            headers: further header fields of the 101, a mapping or pairs.
-
-        Raises:
-            RuntimeError: it was accepted or rejected before.
-            ValueError: a subprotocol that was not offered, or a header that may not stand there.
-            ConnectionClosed: the client is gone.
-        """
-        self._answer_once()
-        if self._state is not State.CONNECTING:
-            raise self._why()
-        handshake = self._handshake
-        assert handshake is not None
-        head, deflate, options = handshake.accept(subprotocol, headers)
-        self.subprotocol = subprotocol
-        self._answered = self._opened = True
-        self._early = handshake.trailing_data() + self._early
-        self._handshake = None
-        self._transport.write(head)
-        self._begin(deflate, options, is_client=False)
-        self.request.headers.compact()
-
-    def start_as_client(
-        self,
-        response: Answer,
-        trailing_data: bytes,
-        subprotocol: str | None,
-        deflate: DeflateParameters | None,
-        options: DeflateOptions | None,
-        *,
-        ends_quietly: bool,
-    ) -> None:
-        """Begin to talk to the server that has accepted our opening handshake (RFC 6455 §4.1).
-
-        Args:
-            response: its 101.
-            trailing_data: what came after it.
-            subprotocol, deflate: what was agreed.
-            options: how we compress.
-            ends_quietly: whether `async for` ends without an exception whatever ends the connection, because whoever
-                iterates over connections is told.
-        """
-        self._client_side = _ClientSide(response, ends_quietly)
-        self._owner = current_task()
-        self.subprotocol = subprotocol
-        self._answered = self._opened = True
-        self._early = trailing_data
-        self._begin(deflate, options, is_client=True)
-
-    def _begin(self, deflate: DeflateParameters | None, options: DeflateOptions | None, *, is_client: bool) -> None:
-        limits = self._limits
-        self._open(
-            Decoder(
-                is_client=is_client,
-                max_message_size=limits.max_message_size,
-                max_fragments=limits.fragments,
-                deflate=deflate,
-                fast_lane=self._fast_lane,
-            ),
-            Encoder(is_client=is_client, deflate=deflate, options=options),
-        )
-
-    def reject_nowait(self, status: int = 403, body: str | bytes = "", headers: HeaderFields = ()) -> None:
-        """Refuse the opening handshake with an HTTP answer, and close.
-
-        Args:
-            status: 300 to 599.
-            body: text (sent as text/plain in UTF-8) or bytes, as it is; by default the status in words.
-            headers: further header fields, a mapping or pairs.
-
-        Raises:
-            RuntimeError: it was accepted or rejected before.
-            ValueError: a status or a header that may not stand there.
-        """
-        self._answer_once()
-        if self._state is State.CONNECTING:
-            self._refuse(status, body, headers)
-        self._answered = True
-
-    def _answer_once(self) -> None:
-        if self._answered:
-            raise RuntimeError("the opening handshake has been answered already")
-
-    @enable_ki_protection
-    def _refuse(
-        self, status: int, body: str | bytes = "", headers: HeaderFields = (), why: str = "application"
-    ) -> None:
-        handshake = self._handshake
-        assert handshake is not None
-        answer = handshake.reject(status, body, headers)
-        self._handshake = None
-        self.refusal = why
-        self._transport.write(answer)
-        self._end(ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, f"rejected with {status}", "us"))
-        self._happen(Event.LOCAL_CLOSE)
-        self._settle()
-
-    async def accept(self, *, subprotocol: str | None = None, headers: HeaderFields = ()) -> None:
-        """Accept the opening handshake; see `accept_nowait`. When cancelled, it has accepted or not begun."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.accept_nowait(subprotocol=subprotocol, headers=headers)
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
-    async def reject(self, status: int = 403, body: str | bytes = "", headers: HeaderFields = ()) -> None:
-        """Refuse the opening handshake; see `reject_nowait`. When cancelled, it has refused or not begun."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.reject_nowait(status, body, headers)
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
-    def _accept(self) -> None:
-        if self._state is State.CONNECTING:
-            self.accept_nowait()
-
-    @property
-    def response(self) -> Answer | None:
-        """The server's 101, its status and headers, on the client's side; None on the server's side."""
-        return self._client_side.response if self._client_side is not None else None
 
     # -- receiving -----------------------------------------------------------------------------------------
 
@@ -391,11 +215,6 @@ class WebSocket(Connection):
             if quietly and (not self._fatal or (self._client_side is not None and self._client_side.ends_quietly)):
                 raise StopAsyncIteration
             raise self._why()
-
-    def _why(self) -> ConnectionClosed:
-        closed = self._closed or self._pending_close
-        assert closed is not None
-        return closed.of(self)
 
     # -- sending -------------------------------------------------------------------------------------------
 
@@ -511,11 +330,6 @@ class WebSocket(Connection):
     # -- ending --------------------------------------------------------------------------------------------
 
     @property
-    def is_opened(self) -> bool:
-        """Whether the opening handshake was completed; so it stays when the connection has ended."""
-        return self._opened
-
-    @property
     def closed(self) -> ConnectionClosed | None:
         """What ended the connection, or is about to, such as a full send buffer; None while it lives."""
         return self._closed or self._pending_close
@@ -538,19 +352,6 @@ class WebSocket(Connection):
             await let_leave(lambda: self.send_buffer)
             self._cut(code, reason)
             raise
-
-    def close_nowait(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Begin to close; the first code wins. What was queued before leaves before the Close frame.
-
-        Before the handshake was answered it refuses it with 403.
-
-        Raises:
-            ValueError: a code that may not be sent, or a reason with a lone surrogate (RFC 6455 §7.4).
-        """
-        if self._state is State.CONNECTING:
-            check_close(code, reason)
-            self._refuse(403)
-        super().close_nowait(code, reason)
 
     async def wait_closed(self) -> ConnectionClosed:
         """Wait until the connection is over, and return what ended it.
@@ -588,14 +389,6 @@ class WebSocket(Connection):
     def eof(self, error: Exception | None) -> None:
         super().eof(error)
         self._on_gone(self)
-
-    def due(self, now: float) -> float:
-        if self._state is State.CONNECTING:
-            accept_by = self.began_at + self._limits.accept_timeout
-            if now < accept_by:
-                return accept_by
-            self._refuse(503, "The application did not answer in time.\n", why="accept_timeout")
-        return super().due(now)
 
     # -- what Connection asks ------------------------------------------------------------------------------
 
@@ -754,16 +547,6 @@ def _only_says_closed(exc: BaseException, ws: WebSocket) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(_only_says_closed(leaf, ws) for leaf in exc.exceptions)
     return isinstance(exc, ConnectionClosed) and (exc.concerns(ws) or exc is ws.closed)
-
-
-class _ClientSide:
-    """What only a client's connection has."""
-
-    __slots__ = ("ends_quietly", "response")
-
-    def __init__(self, response: Answer, ends_quietly: bool) -> None:
-        self.response = response
-        self.ends_quietly = ends_quietly
 
 
 class _Ping:
