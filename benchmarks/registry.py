@@ -41,6 +41,8 @@ class Peer:
     """Whose versions belong to the result."""
     default: bool = True
     """Measured when no peers are named."""
+    default_cases: tuple[str, ...] = ()
+    """Where it is measured when no peers are named; empty: in every case."""
     compiled: bool = False
     """The program is C."""
     is_client: bool = False
@@ -76,8 +78,8 @@ class Peer:
         return f"not installed: {', '.join(absent)}" if absent else ""
 
     def takes_part(self, case: Case) -> bool:
-        """Whether the case is one for servers, or for clients, as this peer is."""
-        return self.is_client == (case.mode == "client")
+        """Whether the case is one for servers, or for clients, as this peer is, and not outside its default cases."""
+        return self.is_client == (case.mode == "client") and (not self.default_cases or case.name in self.default_cases)
 
     def unsupported(self, case: Case) -> str:
         """Return why this peer has no row in a case, or an empty string."""
@@ -93,13 +95,15 @@ def _importable(module: str) -> bool:
         return False
 
 
+_RAWWS = ("rawws", "trio", "wsproto", "h11")
+
 PEERS: tuple[Peer, ...] = (
     Peer(
         name="rawws",
         label="rawws, Protocol",
         program="rawws_server",
         modules=("rawws", "rawws.server"),
-        distributions=("rawws", "trio", "wsproto", "h11"),
+        distributions=_RAWWS,
     ),
     Peer(
         name="rawws-task",
@@ -107,7 +111,7 @@ PEERS: tuple[Peer, ...] = (
         program="rawws_server",
         style=("task",),
         modules=("rawws", "rawws.server"),
-        distributions=("rawws", "trio", "wsproto", "h11"),
+        distributions=_RAWWS,
         has_chat=True,
     ),
     Peer(
@@ -116,8 +120,17 @@ PEERS: tuple[Peer, ...] = (
         program="rawws_server",
         style=("no-lane",),
         modules=("rawws", "rawws.server"),
-        distributions=("rawws", "trio", "wsproto", "h11"),
+        distributions=_RAWWS,
         default=False,
+    ),
+    Peer(
+        name="rawws-plain",
+        label="rawws, Protocol, without numpy and isal",
+        program="rawws_server",
+        style=("plain",),
+        modules=("rawws", "rawws.server"),
+        distributions=_RAWWS,
+        default_cases=("binary-64k", "binary-1m"),
     ),
     Peer(
         name="floor",
@@ -186,7 +199,7 @@ PEERS: tuple[Peer, ...] = (
         program="rawws_client",
         is_client=True,
         modules=("rawws", "rawws.client"),
-        distributions=("rawws", "trio", "wsproto", "h11"),
+        distributions=_RAWWS,
     ),
     Peer(
         name="picows-client",
@@ -232,7 +245,7 @@ PEERS: tuple[Peer, ...] = (
 
 
 def select_peers(names: Sequence[str] | None, compiled: str | None = None) -> tuple[Peer, ...]:
-    """Return the named peers in the table's order, or the default ones.
+    """Return the named peers in the table's order, for every case, or the default ones.
 
     With `compiled`, a folder that holds a compiled build of the package rawws, the same rawws peers come a
     second time under the names `rawws-compiled` and so on, imported from there.
@@ -244,7 +257,10 @@ def select_peers(names: Sequence[str] | None, compiled: str | None = None) -> tu
     for name in names or ():
         if name not in known:
             raise ValueError(f"no peer is called {name!r}; there are {', '.join(peer.name for peer in PEERS)}")
-    chosen = [peer for peer in PEERS if (peer.default if names is None else peer.name in names)]
+    if names is None:
+        chosen = [peer for peer in PEERS if peer.default]
+    else:
+        chosen = [dataclasses.replace(peer, default_cases=()) for peer in PEERS if peer.name in names]
     if compiled is not None:
         chosen += [
             variant(peer, "compiled", compiled) for peer in chosen if peer.program in ("rawws_server", "rawws_client")

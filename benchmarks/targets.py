@@ -64,6 +64,8 @@ TARGETS: tuple[Target, ...] = (
     Target(case="echo-1000", subject="rawws-compiled", against=("picows",), bound=1.0),
     Target(case="binary-64k", subject="rawws", against=_PYTHON_PEERS, bound=0.95),
     Target(case="binary-1m", subject="rawws", against=_PYTHON_PEERS, bound=0.95),
+    Target(case="binary-64k", subject="rawws-plain", against=("uvicorn",), bound=1.0),
+    Target(case="binary-1m", subject="rawws-plain", against=("uvicorn",), bound=1.0),
     Target(case="deflate", subject="rawws", against=_PYTHON_PEERS, bound=1.0),
     Target(case="broadcast", subject="rawws", against=("picows",), bound=1.0),
     Target(case="broadcast", subject="rawws", against=("floor",), bound=0.75),

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 import zlib
 from base64 import b64encode
@@ -26,7 +27,7 @@ from benchmarks.cases import CASES, Payload, select_cases
 from benchmarks.processes import BenchmarkError, Cores, generate
 from benchmarks.registry import PEERS, REFERENCE, Peer, select_peers, variant
 from benchmarks.results import Outcome, Results, median_ratio, spread
-from benchmarks.runner import Plan, files_for, measure, run
+from benchmarks.runner import Plan, files_for, measure, run, serving
 from benchmarks.tables import load
 from benchmarks.targets import TARGETS, Target, check_targets
 
@@ -161,6 +162,13 @@ class TestTables:
         names = [peer.name for peer in select_peers(["rawws", "rawws-task", "picows"], compiled="there")]
         assert names == ["rawws", "rawws-task", "picows", "rawws-compiled", "rawws-compiled-task"]
         assert variant(RAWWS, "compiled", "there").environment == {"PYTHONPATH": "there"}
+
+    def test_rawws_without_its_extra_is_measured_in_two_cases_unless_it_is_named(self) -> None:
+        plain = next(peer for peer in select_peers(None) if peer.name == "rawws-plain")
+        assert [case.name for case in CASES if plain.takes_part(case)] == ["binary-64k", "binary-1m"]
+        (named,) = select_peers(["rawws-plain"])
+        assert named.takes_part(ECHO)
+        assert not named.takes_part(CLIENT)
 
     def test_every_target_names_a_case_a_metric_and_peers(self) -> None:
         cases = {case.name: {metric.key for metric in case.metrics} for case in CASES}
@@ -450,6 +458,27 @@ def wrong_server(*answers: Callable[[bytes], bytes]) -> Iterator[int]:
         finally:
             for thread in threads:
                 thread.join(10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(("style", "imported"), [((), True), (("plain",), False)], ids=["with", "without"])
+def test_numpy_serves_large_messages_unless_the_server_is_to_do_without(style: tuple[str, ...], imported: bool) -> None:
+    pytest.importorskip("numpy")
+    with serving(replace(RAWWS, style=style), "echo", Cores(None, None)) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(
+                b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                # FIN and binary, masked, 65536 bytes
+                b"\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00" + b"\x01\x02\x03\x04" + bytes(65536)
+            )
+            received = b""
+            while not received.endswith(b"\x01\x02\x03\x04" * 16384):
+                data = connection.recv(65536)
+                assert data
+                received += data
+        with open(f"/proc/{server.pid}/maps") as file:
+            assert ("numpy" in file.read()) is imported
 
 
 @needs_compiler

@@ -1,7 +1,11 @@
-"""rawws: a `Protocol`, or with the style `task` an async handler; `no-lane` switches the fast lane off."""
+"""rawws: a `Protocol`, or with the style `task` an async handler.
+
+`no-lane` switches the fast lane off; `plain` serves as if the extra `speed` were not installed.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import rawws
@@ -50,6 +54,9 @@ def application(options: Settings) -> Callable[[rawws.WebSocket], Awaitable[None
 
 def main() -> None:
     options = settings()
+    if "plain" in options.style:
+        for name in ("numpy", "isal"):  # rawws imports them when a message is worth it
+            sys.modules[name] = None  # type: ignore[assignment]
     limits = rawws.Limits(max_connections=20_000, ping_interval=options.ping_interval or 20.0)
     rawws.run(
         application(options),
