@@ -95,7 +95,8 @@ def _importable(module: str) -> bool:
         return False
 
 
-_RAWWS = ("rawws", "trio", "wsproto", "h11")
+_RAWWS = ("rawws", "trio", "wsproto", "h11", "numpy", "isal", "zlib-ng", "prometheus-client")
+"""What rawws is made of, and what it uses where it is installed."""
 
 PEERS: tuple[Peer, ...] = (
     Peer(
@@ -129,7 +130,7 @@ PEERS: tuple[Peer, ...] = (
         program="rawws_server",
         style=("plain",),
         modules=("rawws", "rawws.server"),
-        distributions=_RAWWS,
+        distributions=("rawws", "trio", "wsproto", "h11", "prometheus-client"),
         default_cases=("binary-64k", "binary-1m"),
     ),
     Peer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -25,7 +26,7 @@ import pytest
 from benchmarks import build, payloads
 from benchmarks.cases import CASES, Payload, select_cases
 from benchmarks.processes import BenchmarkError, Cores, generate
-from benchmarks.registry import PEERS, REFERENCE, Peer, select_peers, variant
+from benchmarks.registry import PEERS, REFERENCE, Peer, distributions, select_peers, variant
 from benchmarks.results import Outcome, Results, median_ratio, spread
 from benchmarks.runner import Plan, files_for, measure, run, serving
 from benchmarks.tables import load
@@ -151,6 +152,21 @@ class TestTables:
             kind = "clients" if peer.is_client else "peers"
             source = folder / f"{peer.program}.c" if peer.compiled else folder / kind / f"{peer.program}.py"
             assert source.is_file()
+
+    def test_versions_of_rawws_say_what_it_uses_where_it_is_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        installed = {"rawws": "1.0", "trio": "0.1", "numpy": "2.1", "isal": "1.7", "prometheus-client": "0.2"}
+
+        def version(name: str) -> str:
+            if name not in installed:
+                raise importlib.metadata.PackageNotFoundError
+            return installed[name]
+
+        monkeypatch.setattr("importlib.metadata.version", version)
+        assert distributions([RAWWS]) == installed
+        installed["zlib-ng"] = "1.0"
+        assert distributions([RAWWS_TASK]) == installed
+        assert distributions(peer for peer in PEERS if peer.name == "rawws-client") == installed
+        assert "numpy" not in distributions(peer for peer in PEERS if peer.name == "rawws-plain")
 
     def test_clients_have_cases_of_their_own(self) -> None:
         clients = [peer.name for peer in PEERS if peer.takes_part(CLIENT)]
