@@ -6,7 +6,8 @@
  * starts, and sent from one shared block; replies are compared in place with what was sent, as they arrive.
  * It must not reward a wrong server, so every reply's FIN, RSV bits, opcode, mask bit and length are checked,
  * and the content of every `sample`-th one; replies that are compressed are handed to the caller instead
- * (`capture`). Anything unexpected ends the run with {"error": ...} and status 1, and so does a stall.
+ * (`capture`). Anything unexpected ends the run with {"error": ...} and status 1, and so does a stall, or a
+ * connection that takes part and is not answered once in the measured window.
  *
  * It prints one line of JSON, with its own share of a core (getrusage over the measured window), the server's
  * (/proc/PID/stat, `pid`), and what anybody else took of the two cores (/proc/stat). All clients are on
@@ -33,6 +34,7 @@ struct conn {
     uint32_t pings, pongs;          /* received */
     bool wants_out;                 /* EPOLLOUT is in the epoll mask */
     bool close_seen;
+    bool answered;                  /* in the measured window */
     const uint8_t *out;             /* what is left of the batch being sent, in the shared block */
     size_t out_left;
     uint8_t control[6 + 125];       /* one control frame on its way */
@@ -166,8 +168,10 @@ static void feed_broadcast(void)
 static void open_connection(struct conn *c)
 {
     uint32_t index = c->index;
+    bool answered = c->answered;
     memset(c, 0, sizeof *c);
     c->index = index;
+    c->answered = answered;
     c->send_at = c->receive_at = deflate || mode == BROADCAST ? 0 : index % message_count;
     c->response = allocate(HEAD_SIZE, 1);
     c->fd = dial();
@@ -312,6 +316,7 @@ static void on_message(struct conn *c)
     if (deflate && c->index == 0 && capture && captured < CAPTURED && ++captured == CAPTURED)
         fflush(capture);
     c->receive_at = c->receive_at + 1 == message_count ? 0 : c->receive_at + 1;
+    c->answered = true;
     if (mode == BROADCAST) {
         messages++, total_delivered++;
         if (running)
@@ -369,6 +374,7 @@ static void on_end(struct conn *c, const char *how)
         fail("the server ended connection %u %s: %s", c->index,
              c->state == OPEN ? "without a Close frame" : "before its 101", how);
     close(c->fd);
+    c->answered = true;
     messages++;
     last_progress = now_ns();
     if (running)
@@ -452,10 +458,24 @@ static double percentile_us(double share)
     return (double)samples[at < sample_count ? at : sample_count - 1] / 1e3;
 }
 
-static void report(double took, struct cpu cpu)
+/* A rate says nothing of a server that forgot some of those who wait for it. */
+static void check_answers(void)
 {
+    uint32_t waiting = mode == BROADCAST ? connections : active, silent = 0;
+    if (!messages)
+        fail("nothing was answered in the measured %g s", seconds);
     if (mode == LATENCY && !sample_count)
         fail("the probe got no reply in the measured time");
+    for (uint32_t i = 0; i < waiting; i++)
+        silent += !conns[i].answered;
+    if (silent)
+        fail("%u of %u connections %s in the measured %g s", silent, waiting,
+             mode == BROADCAST ? "heard nothing" : "had no reply", seconds);
+}
+
+static void report(double took, struct cpu cpu)
+{
+    check_answers();
     printf("{\"messages\": %llu, \"seconds\": %.6f, \"rate\": %.3f, \"checked\": %llu, ",
            (unsigned long long)messages, took, (double)messages / took, (unsigned long long)checked);
     print_cpu(cpu, took);
@@ -522,6 +542,8 @@ static void run_timed(void)
             start();
         if (begin && !until && now >= from) {
             messages = checked = unclean = seen = 0;
+            for (uint32_t i = 0; i < connections; i++)
+                conns[i].answered = false;
             measuring = true;
             from = now, until = now + (uint64_t)(seconds * 1e9);
             cpu_start();

@@ -152,8 +152,12 @@ def launch(
 
 
 def _environment(environment: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the environment of a peer; modules are compiled once and kept, as an installed peer's are anyway."""
-    python_path = os.pathsep.join(filter(None, [(environment or {}).get("PYTHONPATH", ""), str(build.ROOT)]))
+    """Return the environment of a peer: it finds its own modules first, then the suite's, then those of the user.
+
+    Modules are compiled once and kept, as an installed peer's are anyway.
+    """
+    own, users = ((values or {}).get("PYTHONPATH", "") for values in (environment, os.environ))
+    python_path = os.pathsep.join(filter(None, [own, str(build.ROOT), users]))
     return {**os.environ, **(environment or {}), "PYTHONPATH": python_path, "PYTHONDONTWRITEBYTECODE": ""}
 
 

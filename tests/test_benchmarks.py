@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from benchmarks import build, payloads
 from benchmarks.cases import CASES, Payload, select_cases
-from benchmarks.processes import BenchmarkError, Cores, generate
+from benchmarks.processes import BenchmarkError, Cores, generate, run_client
 from benchmarks.registry import PEERS, REFERENCE, Peer, distributions, select_peers, variant
 from benchmarks.results import Outcome, Results, median_ratio, spread
 from benchmarks.runner import Plan, files_for, measure, run, serving
@@ -444,9 +445,8 @@ def test_chat_yields_its_figures() -> None:
     assert outcome.server_cpu is not None
 
 
-def _serve(listener: socket.socket, answer: Callable[[bytes], bytes]) -> None:
+def _serve(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
     """Answer the Upgrade of one connection, then each batch of its frames with `answer`."""
-    connection, _ = listener.accept()
     with connection, contextlib.suppress(OSError):
         head = b""
         while not head.endswith(b"\r\n\r\n"):
@@ -466,14 +466,41 @@ def _serve(listener: socket.socket, answer: Callable[[bytes], bytes]) -> None:
 def wrong_server(*answers: Callable[[bytes], bytes]) -> Iterator[int]:
     """Run a server that answers the frames of each connection with its own of `answers`; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threads = [threading.Thread(target=_serve, args=(listener, answer)) for answer in answers]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
+
+        def accept() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                threads.append(threading.Thread(target=_serve, args=(connection, answer)))
+                threads[-1].start()
+
+        acceptor = threading.Thread(target=accept)
+        acceptor.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            for thread in threads:
+            for thread in (acceptor, *threads):
                 thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("own", "users", "found"),
+    [
+        ({"PYTHONPATH": "own"}, "one:two", "own:ROOT:one:two"),
+        ({"PYTHONPATH": "own"}, None, "own:ROOT"),
+        (None, "one", "ROOT:one"),
+        (None, "", "ROOT"),
+    ],
+)
+def test_a_process_finds_its_own_modules_then_the_suite_then_those_of_the_user(
+    own: dict[str, str] | None, users: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if users is not None:
+        monkeypatch.setenv("PYTHONPATH", users)
+    program = "import json, os; print(json.dumps({'path': os.environ['PYTHONPATH']}))"
+    report = run_client([sys.executable, "-c", program], None, 10, own)
+    assert report["path"] == found.replace("ROOT", str(build.ROOT))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -547,6 +574,57 @@ class TestLoadGeneratorRefusesWrongReplies:
                     connections=1, seconds=0.2, payloads=files.payloads, keys=files.keys,
                 )  # fmt: skip
             thread.join(10)
+
+
+class Echo:
+    """A right answer to each message of 32 bytes, to the first `replies` of them alone."""
+
+    def __init__(self, replies: float = math.inf) -> None:
+        self.replies = replies
+        self.pending = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        self.pending += data
+        answers = []
+        while len(self.pending) >= 38:
+            frame, self.pending = self.pending[:38], self.pending[38:]
+            assert frame[:2] == b"\x81\xa0"  # FIN and text, masked, 32 bytes
+            key, payload = frame[2:6], frame[6:]
+            if len(answers) < self.replies:
+                answers.append(b"\x81\x20" + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload)))
+        self.replies -= len(answers)
+        return b"".join(answers)
+
+
+@needs_compiler
+class TestLoadGeneratorRefusesServersThatFallSilent:
+    """A server that answers until the clock starts, or that forgets some of its connections."""
+
+    def run(self, mode: str, *answers: Callable[[bytes], bytes], **options: object) -> dict[str, Any]:
+        with files_for(ECHO) as files, wrong_server(*answers) as port:
+            return generate(
+                mode, port, None, 10,
+                connections=len(answers), seconds=0.2, payloads=files.payloads, keys=files.keys, **options,
+            )  # fmt: skip
+
+    def test_without_a_reply_in_the_measured_time_there_is_no_rate(self) -> None:
+        with pytest.raises(BenchmarkError, match=r"nothing was answered in the measured 0\.2 s"):
+            self.run("echo", Echo(replies=3), warmup=0.2)
+
+    def test_each_connection_must_have_a_reply(self) -> None:
+        with pytest.raises(BenchmarkError, match=r"1 of 2 connections had no reply in the measured 0\.2 s"):
+            self.run("echo", Echo(), Echo(replies=3), warmup=0.2)
+
+    def test_a_connection_that_sends_nothing_needs_no_reply(self) -> None:
+        assert self.run("echo", Echo(), lambda data: b"", warmup=0, active=1)["messages"] > 0
+
+    def test_each_receiver_of_a_broadcast_must_hear_something(self) -> None:
+        with pytest.raises(BenchmarkError, match=r"1 of 2 connections heard nothing in the measured 0\.2 s"):
+            self.run("broadcast", Echo(), lambda data: b"", warmup=0, depth=64)
+
+    def test_each_slot_for_handshakes_must_see_one(self) -> None:
+        with pytest.raises(BenchmarkError, match=r"nothing was answered in the measured 0\.2 s"):
+            self.run("handshakes", lambda data: b"", warmup=0)
 
 
 class WrongRoom:
