@@ -23,6 +23,10 @@ CLIENT_BOUND = 0.9
 """The load generator's share of its core above which a row says more about it than about the server."""
 
 
+_RUN = ("date", "command", "revision")
+"""What each row says of the run that measured it: rows of several runs may meet in one file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One measurement, or why there is none."""
@@ -64,6 +68,8 @@ class Row:
     peer: Peer
     outcomes: list[Outcome] = field(default_factory=list)
     skipped: str = ""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """Date, command and revision of the run that measured it."""
 
     @property
     def error(self) -> str:
@@ -119,7 +125,8 @@ class Results:
         if case.name not in self.rows:
             self.cases.append(case)
             self.rows[case.name] = {}
-        return self.rows[case.name].setdefault(peer.name, Row(peer))
+        run = {key: self.machine[key] for key in _RUN if key in self.machine}
+        return self.rows[case.name].setdefault(peer.name, Row(peer, run=run))
 
     def measured(self, case: Case) -> list[Row]:
         """Return the case's rows that have figures."""
@@ -182,4 +189,5 @@ class Results:
             "notes": list(row.notes),
             "skipped": row.skipped,
             "error": row.error,
+            "run": dict(row.run),
         }

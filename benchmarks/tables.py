@@ -71,7 +71,7 @@ def load(data: Mapping[str, Any]) -> Results:
     for found in data["cases"]:
         for line in found["rows"]:
             row = results.row(cases[found["name"]], peers[line["peer"]])
-            row.skipped = line["skipped"]
+            row.skipped, row.run = line["skipped"], line.get("run", {})
             runs = {key: values["runs"] for key, values in line["figures"].items()}
             for number in range(max(map(len, runs.values()), default=0)):
                 values = {key: run[number] for key, run in runs.items() if run[number] is not None}

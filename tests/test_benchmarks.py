@@ -101,6 +101,19 @@ class TestStatistics:
         data = json.loads(json.dumps(results.to_json()))
         assert load(data).to_json() == data
 
+    def test_rows_of_several_runs_say_which_one_measured_them(self) -> None:
+        here, there = (
+            {"date": f"2026-01-0{day}", "command": f"python -m benchmarks --seconds {day}", "revision": f"abc{day}"}
+            for day in (1, 2)
+        )
+        first, second = (Results({"cpu": "a CPU", **run}, REFERENCE) for run in (here, there))
+        first.row(ECHO, RAWWS).outcomes.append(Outcome({"rate": 1.0}))
+        second.row(ECHO, PICOWS).outcomes.append(Outcome({"rate": 2.0}))
+        data = json.loads(json.dumps(first.to_json()))
+        data["cases"][0]["rows"] += second.to_json()["cases"][0]["rows"]
+        assert [row["run"] for row in data["cases"][0]["rows"]] == [here, there]
+        assert [row["run"] for row in load(data).to_json()["cases"][0]["rows"]] == [here, there]
+
     def test_json_keeps_every_measurement(self) -> None:
         data = json.loads(json.dumps(results_of(ECHO, rawws=[10.0, 30.0], picows=[20.0, 40.0]).to_json()))
         (case,) = data["cases"]
