@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import build
 from benchmarks.cases import CASES, select_cases
+from benchmarks.processes import end_as_interrupted
 from benchmarks.registry import PEERS, REFERENCE, select_peers
 
 if TYPE_CHECKING:
@@ -101,8 +101,6 @@ def _tables(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit status."""
-    # SIGTERM ends a run as Ctrl-C does: through the blocks that end the servers.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if absent := [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]:
         print(f"not installed: {', '.join(absent)}; the extra `bench` of rawws brings what the suite needs")
         return 2
@@ -127,4 +125,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_as_interrupted()
     sys.exit(main(sys.argv[1:]))

@@ -26,8 +26,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import build
+from benchmarks.machine import describe, first_line
 from benchmarks.payloads import key_lines
-from benchmarks.processes import BenchmarkError, Server, free_port, generate, launch, raise_descriptor_limit
+from benchmarks.processes import (
+    BenchmarkError,
+    Server,
+    end_as_interrupted,
+    free_port,
+    generate,
+    launch,
+    raise_descriptor_limit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,6 +64,8 @@ class Subject:
     ready: str = ""
     say: str = "%s"
     processes: tuple[int, ...] = (1, 2)
+    distributions: tuple[str, ...] = ("rawws", "trio", "wsproto", "h11", "coredis", "anyio")
+    """Whose versions belong to the result."""
     ordered: bool = True
     """Whether it keeps a sender's messages in their order."""
 
@@ -62,6 +73,7 @@ class Subject:
 _HELLO = '{"type":"hello","name":"member %u","rooms":[{"room":"ROOM"}]}'
 _SAY = '{"type":"message","room":"ROOM","text":"%s"}'
 _RAWWS = ("rawws", "serve", "--port", "{port}", "--log-level", "error", "--no-compression")
+_UVICORN = ("uvicorn", "uvloop", "httptools", "websockets", "redis")
 _CHANNELS = ("benchmarks.peers.channels_server", "{port}", "{redis}")
 
 SUBJECTS: tuple[Subject, ...] = (
@@ -92,6 +104,7 @@ SUBJECTS: tuple[Subject, ...] = (
         hello="40",
         ready="40{",
         say='42["say","%s"]',
+        distributions=("python-socketio", "python-engineio", *_UVICORN),
         ordered=False,
     ),
     Subject(
@@ -100,6 +113,7 @@ SUBJECTS: tuple[Subject, ...] = (
         command=(*_CHANNELS, "core"),
         path="/",
         ready="ready",
+        distributions=("Django", "channels", "channels-redis", *_UVICORN),
     ),
     Subject(
         name="channels-pubsub",
@@ -107,6 +121,7 @@ SUBJECTS: tuple[Subject, ...] = (
         command=(*_CHANNELS, "pubsub"),
         path="/",
         ready="ready",
+        distributions=("Django", "channels", "channels-redis", *_UVICORN),
     ),
 )
 
@@ -192,6 +207,32 @@ def _print(found: dict[str, dict[str, float]]) -> None:
     print("per core: for a second of CPU time of the servers; times in ms, in a room of", _FEW)
 
 
+def _run(subjects: Sequence[Subject], rounds: int, seconds: float, found: dict[str, list[dict[str, Any]]]) -> bool:
+    """Measure subjects in turns, adding their reports to `found`; return whether nothing went wrong."""
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder, "keys")
+        keys.write_text(key_lines())
+        for number in range(rounds):
+            for subject, processes in [(each, count) for each in subjects for count in each.processes]:
+                name = f"{subject.name}-{processes}"
+                try:
+                    large = measure(
+                        subject, processes, keys, seconds, connections=_MEMBERS, speakers=_SPEAKERS, window=_WINDOW
+                    )
+                    small = measure(subject, processes, keys, seconds, connections=_FEW, speakers=2, pace=_PACE)
+                except BenchmarkError as error:
+                    failures += 1
+                    print(f"round {number + 1}, {name}: {error}", file=sys.stderr)
+                    continue
+                times = {key: value for key, value in small.items() if key.endswith("_ms")}
+                # All processes do the same, so the first one stands for each.
+                work = large["rate"] / processes / max(large["server_cpu"], 0.001)
+                found.setdefault(name, []).append({"rate": large["rate"], "rate_per_core": work, **times})
+                print(f"round {number + 1}, {name}: {large['rate']:,.0f} deliveries/s, {times}", flush=True)
+    return not failures
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     names = [subject.name for subject in SUBJECTS]
@@ -204,43 +245,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [name for name in arguments.subjects if name not in names]:
         parser.error(f"no subject is called {unknown[0]!r}")
     raise_descriptor_limit()
+    chosen = [subject for subject in SUBJECTS if subject.name in (arguments.subjects or names)]
+    machine = describe(chosen, "benchmarks.backplane") | {"redis": first_line("redis-server", "--version")}
     found: dict[str, list[dict[str, Any]]] = {}
-    failures = 0
-    with tempfile.TemporaryDirectory() as folder:
-        keys = Path(folder, "keys")
-        keys.write_text(key_lines())
-        for number in range(arguments.rounds):
-            for subject in SUBJECTS:
-                for processes in subject.processes if subject.name in (arguments.subjects or names) else ():
-                    name = f"{subject.name}-{processes}"
-                    try:
-                        large = measure(
-                            subject,
-                            processes,
-                            keys,
-                            arguments.seconds,
-                            connections=_MEMBERS,
-                            speakers=_SPEAKERS,
-                            window=_WINDOW,
-                        )
-                        small = measure(
-                            subject, processes, keys, arguments.seconds, connections=_FEW, speakers=2, pace=_PACE
-                        )
-                    except BenchmarkError as error:
-                        failures += 1
-                        print(f"round {number + 1}, {name}: {error}", file=sys.stderr)
-                        continue
-                    times = {key: value for key, value in small.items() if key.endswith("_ms")}
-                    # All processes do the same, so the first one stands for each.
-                    work = large["rate"] / processes / max(large["server_cpu"], 0.001)
-                    found.setdefault(name, []).append({"rate": large["rate"], "rate_per_core": work, **times})
-                    print(f"round {number + 1}, {name}: {large['rate']:,.0f} deliveries/s, {times}", flush=True)
+    complete = False
+    try:
+        complete = _run(chosen, arguments.rounds, arguments.seconds, found)
+    except KeyboardInterrupt:
+        print("interrupted: what follows is what was measured until then")
     results = summary(found)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"reports": found, "medians": results}, indent=1) + "\n")
+    arguments.json.write_text(json.dumps({"machine": machine, "reports": found, "medians": results}, indent=1) + "\n")
     _print(results)
-    return 1 if failures else 0
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":
+    end_as_interrupted()
     sys.exit(main())

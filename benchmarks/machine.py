@@ -15,9 +15,9 @@ from benchmarks.registry import distributions
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from benchmarks.registry import Peer
+    from benchmarks.registry import Installed
 
-__all__ = ["describe"]
+__all__ = ["describe", "first_line"]
 
 
 def _cpu_model() -> str:
@@ -35,7 +35,8 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def _first_line(*command: str) -> str:
+def first_line(*command: str) -> str:
+    """Return the first line that a command prints, or an empty string when it cannot run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10, cwd=build.ROOT)
     except OSError:
@@ -43,17 +44,17 @@ def _first_line(*command: str) -> str:
     return done.stdout.partition("\n")[0].strip()
 
 
-def describe(peers: Iterable[Peer]) -> dict[str, Any]:
-    """Return everything that a figure depends on, as plain data."""
+def describe(peers: Iterable[Installed], program: str = "benchmarks") -> dict[str, Any]:
+    """Return everything that a figure depends on, as plain data; `program` is the module that Python runs."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python", "-m", program, *sys.argv[1:]]),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(_memory_gib(), 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "compiler": _first_line(os.environ.get("CC", "cc"), "--version"),
-        "revision": _first_line("git", "describe", "--always", "--dirty"),
+        "compiler": first_line(os.environ.get("CC", "cc"), "--version"),
+        "revision": first_line("git", "describe", "--always", "--dirty"),
         "versions": distributions(peers),
     }

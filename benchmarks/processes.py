@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ __all__ = [
     "Cores",
     "Generator",
     "Server",
+    "end_as_interrupted",
     "free_port",
     "generate",
     "generator",
@@ -78,6 +80,11 @@ def _on_core(core: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: through the blocks that end what it started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def raise_descriptor_limit() -> int:

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from benchmarks import build
 
@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 
     from benchmarks.cases import Case
 
-__all__ = ["PEERS", "REFERENCE", "Peer", "distributions", "select_peers", "variant"]
+__all__ = ["PEERS", "REFERENCE", "Installed", "Peer", "distributions", "select_peers", "variant"]
 
 REFERENCE = "rawws"
 """The peer that ratios are taken to."""
+
+
+class Installed(Protocol):
+    """What is made of installed distributions: a peer, or a subject of another benchmark."""
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """Whose versions belong to the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +287,7 @@ def variant(peer: Peer, word: str, path: str) -> Peer:
     )
 
 
-def distributions(peers: Iterable[Peer]) -> dict[str, str]:
+def distributions(peers: Iterable[Installed]) -> dict[str, str]:
     """Return the installed version of everything that the peers are made of."""
     versions = {}
     for name in sorted({name for peer in peers for name in peer.distributions}):

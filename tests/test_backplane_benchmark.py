@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from benchmarks import backplane, build
 from benchmarks.payloads import key_lines
 from benchmarks.processes import BenchmarkError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "it can be built"),
@@ -59,6 +62,10 @@ def test_medians_are_printed_and_written(
     assert backplane.main(["rawws", "--rounds", "3", "--json", str(tmp_path / "results.json")]) == 1
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["medians"] == {"rawws-1": {"rate": 2.0, "rate_per_core": 4.0, "near_p50_ms": 0.5}}
+    assert results["machine"]["command"].startswith("python -m benchmarks.backplane")
+    assert {"date", "revision", "cpu", "kernel", "python"} <= results["machine"].keys()
+    assert results["machine"]["redis"].startswith("Redis server v=")
+    assert results["machine"]["versions"].keys() >= {"rawws", "trio"}
     output = capsys.readouterr()
     assert "round 2, rawws-2: it is stuck" in output.err
     assert "rawws, 1 process " in output.out
@@ -68,3 +75,44 @@ def test_a_subject_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         backplane.main(["nobody"])
     assert "no subject is called 'nobody'" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(subject: object, processes: int, keys: Path, seconds: float, **room: object) -> dict[str, float]:
+        if processes == 2:
+            raise KeyboardInterrupt
+        return {"rate": 2.0, "server_cpu": 0.5, "near_p50_ms": 9.0}
+
+    monkeypatch.setattr(backplane, "measure", measure)
+    assert backplane.main(["rawws", "--json", str(tmp_path / "results.json")]) == 1
+    assert json.loads((tmp_path / "results.json").read_text())["medians"]["rawws-1"]["rate"] == 2.0
+    assert "interrupted: what follows is what was measured until then" in capsys.readouterr().out
+
+
+def test_sigterm_ends_the_run_and_all_that_it_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.backplane", "memory", "--json", str(tmp_path / "results.json")]
+    marker = f"rawws-test-{os.getpid()}"
+    environment = {**os.environ, "BENCHMARK_MARKER": marker}
+    with subprocess.Popen(command, cwd=build.ROOT, env=environment, stdout=PIPE, stderr=PIPE, text=True) as process:
+        deadline = time.monotonic() + 20
+        while len(marked(marker)) < 3 and time.monotonic() < deadline:  # itself, Redis and a server
+            time.sleep(0.02)
+        assert len(marked(marker)) >= 3
+        process.terminate()
+        output, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "interrupted: what follows is what was measured until then" in output
+    assert errors == ""
+    assert marked(marker) == []
+
+
+def marked(marker: str) -> list[str]:
+    """Return the ids of the processes that have a word in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if marker.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found

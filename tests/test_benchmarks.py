@@ -598,7 +598,7 @@ class Echo:
 
     def __call__(self, data: bytes) -> bytes:
         self.pending += data
-        answers = []
+        answers: list[bytes] = []
         while len(self.pending) >= 38:
             frame, self.pending = self.pending[:38], self.pending[38:]
             assert frame[:2] == b"\x81\xa0"  # FIN and text, masked, 32 bytes
