@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import build
 from benchmarks.cases import CASES, select_cases
@@ -80,7 +80,7 @@ def _chart(argv: Sequence[str]) -> int:
     parser.add_argument("svg", type=Path)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="cases to draw (default: all)")
     arguments = parser.parse_args(argv)
-    data = json.loads(arguments.results.read_text())
+    data = _read(parser, arguments.results)
     if "plots" in data:
         drawn = draw_lines(data, arguments.svg)
     else:
@@ -94,16 +94,44 @@ def _tables(argv: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks tables", description="Print results as Markdown.")
     parser.add_argument("results", type=Path)
-    results = load(json.loads(parser.parse_args(argv).results.read_text()))
+    path = parser.parse_args(argv).results
+    data = _read(parser, path)
+    if "cases" not in data:
+        parser.error(f"{path} has plots, and no tables")
+    try:
+        results = load(data)
+    except KeyError as error:
+        parser.error(f"{path} names {error}, which the suite does not know")
     print("\n".join([*measured_tables(results), "", *target_table(results)]))
     return 0
 
 
+def _read(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """Return what is in a file of results or plots; without such a file the program ends with a sentence."""
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        parser.error(f"cannot read {path}: {error.strerror}")
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or "machine" not in data or not data.keys() & {"cases", "plots"}:
+        parser.error(f"{path} has no results")
+    return data
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status: 2 where there was nothing to be done."""
     if absent := [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]:
         print(f"not installed: {', '.join(absent)}; the extra `bench` of rawws brings what the suite needs")
         return 2
+    try:
+        return _command(argv)
+    except build.BuildError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _command(argv: Sequence[str]) -> int:
     command, *rest = argv or [""]
     if command == "compare":
         from benchmarks import compare

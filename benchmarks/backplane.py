@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import secrets
 import shutil
 import statistics
@@ -244,6 +245,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.subjects if name not in names]:
         parser.error(f"no subject is called {unknown[0]!r}")
+    if not 0 < arguments.seconds < math.inf or arguments.rounds < 1:
+        parser.error("--seconds and --rounds must be positive, and --seconds finite")
+    try:
+        build.program("room")
+    except build.BuildError as error:
+        print(error, file=sys.stderr)
+        return 2
     raise_descriptor_limit()
     chosen = [subject for subject in SUBJECTS if subject.name in (arguments.subjects or names)]
     machine = describe(chosen, "benchmarks.backplane") | {"redis": first_line("redis-server", "--version")}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -150,21 +151,30 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.operations if name not in operations]:
         parser.error(f"no operation is called {unknown[0]!r}")
+    if not 0 < arguments.seconds < math.inf or arguments.repeat < 1:
+        parser.error("--seconds and --repeat must be positive, and --seconds finite")
     from rich.progress import track
 
-    from benchmarks.codec_subjects import subjects
+    from benchmarks.codec_subjects import absent, subjects
     from benchmarks.machine import describe
     from benchmarks.registry import PEERS
     from benchmarks.report import make_console
 
     console = make_console()
     chosen = [case for case in CASES if not arguments.operations or case.operation in arguments.operations]
+    for name in absent():
+        console.print(f"skipped {name}: not installed")
     data = []
-    for case in track(chosen, "codec", console=console):
-        timings = measure_case(subjects(case.operation, case.payload), arguments.seconds, arguments.repeat)
-        data.append({"operation": case.operation, "title": case.title, "timings": _summary(timings)})
+    finished = False
+    try:
+        for case in track(chosen, "codec", console=console):
+            timings = measure_case(subjects(case.operation, case.payload), arguments.seconds, arguments.repeat)
+            data.append({"operation": case.operation, "title": case.title, "timings": _summary(timings)})
+        finished = True
+    except KeyboardInterrupt:
+        console.print("interrupted: what follows is what was measured until then")
     console.print(table_of(data))
     if arguments.json:
         described = describe(peer for peer in PEERS if peer.name in ("rawws", "websockets"))
         arguments.json.write_text(json.dumps({"machine": described, "codec": data}, indent=1) + "\n")
-    return 0
+    return 0 if finished else 1

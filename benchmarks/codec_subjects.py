@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.payloads import make_messages, wire_messages
+from benchmarks.registry import importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from benchmarks.cases import Payload
 
-__all__ = ["KEY", "REQUEST", "Work", "client_frame", "subjects"]
+__all__ = ["KEY", "REQUEST", "SPEEDUPS", "WEBSOCKETS", "Work", "absent", "client_frame", "subjects"]
+
+WEBSOCKETS, SPEEDUPS = "websockets", "websockets.speedups"
+"""Modules that may be missing; wsproto comes with rawws."""
 
 KEY = bytes.fromhex("37fa213d")
 """The masking key of every frame (the one of the examples in RFC 6455 §5.7)."""
@@ -32,6 +36,11 @@ REQUEST = (
 )
 _OFFER = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
 _TAIL = b"\x00\x00\xff\xff"
+
+
+def absent() -> list[str]:
+    """Return the names of the modules that are not installed; what needs them is left out."""
+    return [module for module in (WEBSOCKETS, SPEEDUPS) if not importable(module)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +67,7 @@ def client_frame(payload: bytes, first: int) -> bytes:
 
 
 def subjects(operation: str, payload: Payload) -> list[Work]:
-    """Return everybody who can do an operation on a payload, rawws first.
-
-    Raises:
-        ImportError: a library is absent.
-    """
+    """Return everybody who is installed and can do an operation on a payload, rawws first."""
     return _OPERATIONS[operation](payload)
 
 
@@ -90,7 +95,6 @@ def _inflate(payload: Payload) -> list[Work]:
 
 
 def _decoders(frames: list[bytes], messages: list[str | bytes] | list[str], *, deflated: bool) -> list[Work]:
-    from websockets.extensions.permessage_deflate import PerMessageDeflate as WebsocketsDeflate
     from wsproto.connection import Connection, ConnectionType
     from wsproto.extensions import PerMessageDeflate
 
@@ -128,22 +132,30 @@ def _decoders(frames: list[bytes], messages: list[str | bytes] | list[str], *, d
         connection.receive_data(data)
         return b"".join(_event_bytes(event) for event in connection.events())
 
-    protocol = _open_websockets()
-    if deflated:
-        protocol.extensions = [WebsocketsDeflate(False, False, 12, 12)]
-
-    def with_websockets(data: bytes) -> object:
-        protocol.receive_data(data)
-        return protocol.events_received()[0].data  # type: ignore[union-attr]  # a wrong type raises
-
     def encoded(message: str | bytes) -> bytes:
         return message.encode() if isinstance(message, str) else message
 
-    return [
+    works = [
         Work("rawws", *turns(with_rawws, lambda message: message)),
         Work("wsproto", *turns(with_wsproto, encoded)),
-        Work("websockets", *turns(with_websockets, encoded)),
     ]
+    if importable(WEBSOCKETS):
+        works.append(Work("websockets", *turns(_websockets_decoder(deflated=deflated), encoded)))
+    return works
+
+
+def _websockets_decoder(*, deflated: bool) -> Callable[[bytes], object]:
+    from websockets.extensions.permessage_deflate import PerMessageDeflate
+
+    protocol = _open_websockets()
+    if deflated:
+        protocol.extensions = [PerMessageDeflate(False, False, 12, 12)]
+
+    def decode(data: bytes) -> object:
+        protocol.receive_data(data)
+        return protocol.events_received()[0].data  # type: ignore[union-attr]  # a wrong type raises
+
+    return decode
 
 
 def _event_bytes(event: object) -> bytes:
@@ -174,32 +186,34 @@ def _encode(payload: Payload) -> list[Work]:
     raw = make_messages(payload)[0]
     text = payload.kind != "binary"
     message: str | bytes = raw.decode() if text else raw
-    encoder, connection, protocol = (
-        Encoder(is_client=False),
-        Connection(ConnectionType.SERVER),
-        _open_websockets(),
-    )
-
-    def with_websockets() -> object:
-        if text:
-            protocol.send_text(message.encode())  # type: ignore[union-attr]  # a wrong type raises
-        else:
-            protocol.send_binary(raw)
-        return b"".join(protocol.data_to_send())
-
+    encoder, connection = Encoder(is_client=False), Connection(ConnectionType.SERVER)
     event = TextMessage(raw.decode()) if text else BytesMessage(raw)
     masked = client_frame(raw, 0x81 if text else 0x82)
     header = masked[: len(masked) - len(raw) - 4]
     wanted = header[:1] + bytes((header[1] & 0x7F,)) + header[2:] + raw
-    return [
+    works = [
         Work("rawws", lambda: encoder.message(message), wanted.__eq__),
         Work("wsproto", lambda: connection.send(event), wanted.__eq__),
-        Work("websockets", with_websockets, wanted.__eq__),
     ]
+    if importable(WEBSOCKETS):
+        works.append(Work("websockets", _websockets_encoder(message), wanted.__eq__))
+    return works
+
+
+def _websockets_encoder(message: str | bytes) -> Callable[[], object]:
+    protocol = _open_websockets()
+
+    def encode() -> object:
+        if isinstance(message, str):
+            protocol.send_text(message.encode())
+        else:
+            protocol.send_binary(message)
+        return b"".join(protocol.data_to_send())
+
+    return encode
 
 
 def _deflate(payload: Payload) -> list[Work]:
-    from websockets.extensions.permessage_deflate import PerMessageDeflate as WebsocketsDeflate
     from wsproto.connection import Connection, ConnectionType
     from wsproto.events import TextMessage
     from wsproto.extensions import PerMessageDeflate
@@ -218,8 +232,6 @@ def _deflate(payload: Payload) -> list[Work]:
     extension = PerMessageDeflate(client_max_window_bits=12, server_max_window_bits=12)
     extension.accept(_OFFER)
     connection = Connection(ConnectionType.SERVER, [extension])
-    protocol = _open_websockets()
-    protocol.extensions = [WebsocketsDeflate(False, False, 12, 12, {"memLevel": 5})]
 
     def turns(run: Callable[[str], bytes], skip: int = 4) -> tuple[Callable[[], object], Callable[[object], bool]]:
         """Inflate what comes out: the frames of a server have a header of four bytes at this size."""
@@ -231,25 +243,35 @@ def _deflate(payload: Payload) -> list[Work]:
 
         return (lambda: run(feed())), check
 
-    def with_websockets(message: str) -> bytes:
-        protocol.send_text(message.encode())
-        return b"".join(protocol.data_to_send())
-
     compressor = zlib.compressobj(wbits=-12, memLevel=5)
 
     def with_zlib(message: str) -> bytes:
         return (compressor.compress(message.encode()) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
-    return [
+    works = [
         Work("rawws", *turns(encoder.message)),
         Work("wsproto", *turns(lambda message: connection.send(TextMessage(message)))),
-        Work("websockets", *turns(with_websockets)),
         Work("C (zlib)", *turns(with_zlib, skip=0)),
     ]
+    if importable(WEBSOCKETS):
+        works.append(Work("websockets", *turns(_websockets_deflater())))
+    return works
+
+
+def _websockets_deflater() -> Callable[[str], bytes]:
+    from websockets.extensions.permessage_deflate import PerMessageDeflate
+
+    protocol = _open_websockets()
+    protocol.extensions = [PerMessageDeflate(False, False, 12, 12, {"memLevel": 5})]
+
+    def deflate(message: str) -> bytes:
+        protocol.send_text(message.encode())
+        return b"".join(protocol.data_to_send())
+
+    return deflate
 
 
 def _unmask(payload: Payload) -> list[Work]:
-    from websockets.speedups import apply_mask as c_mask
     from wsproto.frame_protocol import XorMaskerSimple
 
     from rawws.masking import apply_mask
@@ -257,16 +279,18 @@ def _unmask(payload: Payload) -> list[Work]:
     plain = make_messages(payload)[0]
     masked = client_frame(plain, 0x82)[-len(plain) :]
     own_copy = bytearray(masked)  # what wsproto's decoder passes; it copies once more
-    return [
+    works = [
         Work("rawws", lambda: apply_mask(masked, KEY), plain.__eq__),
         Work("wsproto", lambda: XorMaskerSimple(KEY).process(own_copy), lambda got: got == plain),
-        Work("C (websockets)", lambda: c_mask(masked, KEY), plain.__eq__),
     ]
+    if importable(SPEEDUPS):
+        from websockets.speedups import apply_mask as c_mask
+
+        works.append(Work("C (websockets)", lambda: c_mask(masked, KEY), plain.__eq__))
+    return works
 
 
 def _handshake(payload: Payload) -> list[Work]:
-    from websockets.http11 import Request
-    from websockets.server import ServerProtocol
     from wsproto import ConnectionType, WSConnection
     from wsproto.events import AcceptConnection
 
@@ -290,7 +314,20 @@ def _handshake(payload: Payload) -> list[Work]:
             return connection.send(AcceptConnection())
         return None
 
-    def with_websockets() -> object:
+    def check(got: object) -> bool:
+        return isinstance(got, bytes) and got.startswith(b"HTTP/1.1 101") and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in got
+
+    works = [Work("rawws", with_rawws, check), Work("wsproto", with_wsproto, check)]
+    if importable(WEBSOCKETS):
+        works.append(Work("websockets", _websockets_handshake(), check))
+    return works
+
+
+def _websockets_handshake() -> Callable[[], object]:
+    from websockets.http11 import Request
+    from websockets.server import ServerProtocol
+
+    def answer() -> object:
         protocol = ServerProtocol()
         protocol.receive_data(REQUEST)
         (request,) = protocol.events_received()
@@ -298,14 +335,7 @@ def _handshake(payload: Payload) -> list[Work]:
         protocol.send_response(protocol.accept(request))
         return b"".join(protocol.data_to_send())
 
-    def check(got: object) -> bool:
-        return isinstance(got, bytes) and got.startswith(b"HTTP/1.1 101") and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in got
-
-    return [
-        Work("rawws", with_rawws, check),
-        Work("wsproto", with_wsproto, check),
-        Work("websockets", with_websockets, check),
-    ]
+    return answer
 
 
 _OPERATIONS: dict[str, Callable[[Payload], list[Work]]] = {

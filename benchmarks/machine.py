@@ -54,7 +54,7 @@ def describe(peers: Iterable[Installed], program: str = "benchmarks") -> dict[st
         "memory_gib": round(_memory_gib(), 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "compiler": first_line(os.environ.get("CC", "cc"), "--version"),
+        "compiler": first_line(*build.compiler(), "--version"),
         "revision": first_line("git", "describe", "--always", "--dirty"),
         "versions": distributions(peers),
     }

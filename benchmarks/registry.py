@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.cases import Case
 
-__all__ = ["PEERS", "REFERENCE", "Installed", "Peer", "distributions", "select_peers", "variant"]
+__all__ = ["PEERS", "REFERENCE", "Installed", "Peer", "distributions", "importable", "select_peers", "variant"]
 
 REFERENCE = "rawws"
 """The peer that ratios are taken to."""
@@ -82,7 +82,7 @@ class Peer:
         """Return why this peer cannot run here, or an empty string."""
         if self.compiled:
             return build.missing()
-        absent = [module for module in self.modules if not _importable(module)]
+        absent = [module for module in self.modules if not importable(module)]
         return f"not installed: {', '.join(absent)}" if absent else ""
 
     def takes_part(self, case: Case) -> bool:
@@ -96,7 +96,8 @@ class Peer:
         return "no permessage-deflate" if case.payload.deflated and not self.has_deflate else ""
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
+    """Return whether a module is installed."""
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:

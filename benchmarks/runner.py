@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from benchmarks.processes import Server
     from benchmarks.registry import Peer
 
-__all__ = ["Plan", "Watcher", "files_for", "idle_memory", "measure", "run", "serving", "step_seconds"]
+__all__ = ["Plan", "Watcher", "files_for", "idle_memory", "measure", "programs", "run", "serving", "step_seconds"]
 
 PING_INTERVAL = 2.0
 """Seconds between the server's pings where the case waits for two rounds of them."""
@@ -107,6 +107,14 @@ def step_seconds(case: Case, plan: Plan) -> float:
     if case.mode == "chat":
         return plan.seconds + plan.warmup + case.settle + 1.0 + case.connections / 400  # who joins is told to everybody
     return plan.seconds + plan.warmup + 1.0 + case.connections / 4000
+
+
+def programs(case: Case, peer: Peer) -> set[str]:
+    """Return the C programs that a measurement needs."""
+    found = {peer.program} if peer.compiled else set()
+    if case.mode != "start":
+        found.add({"chat": "chat", "client": "floor"}.get(case.mode, "load"))
+    return found
 
 
 def measure(case: Case, peer: Peer, plan: Plan, files: Files) -> Outcome:

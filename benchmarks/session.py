@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from benchmarks import build
 from benchmarks.machine import describe
 from benchmarks.processes import raise_descriptor_limit
 from benchmarks.report import Display
 from benchmarks.results import Results
-from benchmarks.runner import Plan, run, step_seconds
+from benchmarks.runner import Plan, programs, run, step_seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -38,15 +40,19 @@ def plan_from(arguments: argparse.Namespace) -> Plan:
     Raises:
         ValueError: there would be nothing to measure.
     """
-    if arguments.seconds <= 0 or arguments.warmup < 0 or arguments.repeat < 1:
-        raise ValueError("--seconds and --repeat must be positive, --warmup not negative")
+    if not 0 < arguments.seconds < math.inf or not 0 <= arguments.warmup < math.inf or arguments.repeat < 1:
+        raise ValueError("--seconds and --repeat must be positive, --warmup not negative, and all of them finite")
     return Plan(arguments.seconds, arguments.warmup, arguments.repeat)
 
 
 def measure_all(
     console: Console, cases: Sequence[Case], peers: Sequence[Peer], plan: Plan, reference: str
 ) -> tuple[Results, bool]:
-    """Run cases on peers behind a progress bar; return the results, and whether the run came to its end."""
+    """Run cases on peers behind a progress bar; return the results, and whether the run came to its end.
+
+    Raises:
+        BuildError: a program that the run needs cannot be compiled.
+    """
     limit = raise_descriptor_limit()
     absent = {peer.name: reason for peer in peers if (reason := peer.missing())}
     for name, reason in absent.items():
@@ -62,8 +68,12 @@ def measure_all(
         {**describe(present), "cores_used": [plan.cores.server, plan.cores.load]}, reference, absent=absent
     )
     seconds = {case.name: step_seconds(case, plan) for case in fitting}
-    steps = [case for case in fitting for peer in present if peer.takes_part(case) and not peer.unsupported(case)]
-    total = plan.repeat * sum(seconds[case.name] for case in steps)
+    steps = [
+        (case, peer) for case in fitting for peer in present if peer.takes_part(case) and not peer.unsupported(case)
+    ]
+    for name in sorted(set[str]().union(*(programs(case, peer) for case, peer in steps))):
+        build.program(name)
+    total = plan.repeat * sum(seconds[case.name] for case, _ in steps)
     try:
         with Display(console, seconds, plan.repeat * len(steps), total) as display:
             run(fitting, present, plan, results, display)

@@ -88,8 +88,14 @@ def _every_peer() -> Iterator[Peer]:
 
 
 def measured_tables(results: Results) -> Iterator[str]:
-    """Yield the lines of a table of rates, one of latency, memory and start, and one of clients."""
-    for columns in _TABLES:
+    """Yield the lines of a table of rates, one of latency, memory and start, and one of clients.
+
+    Columns of cases that were not measured are left out, and so is a table without any.
+    """
+    for every in _TABLES:
+        columns = [column for column in every if column.case in results.rows]
+        if not columns:
+            continue
         metrics = []
         for column in columns:
             case = next(case for case in results.cases if case.name == column.case)

@@ -77,6 +77,22 @@ def test_a_subject_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[st
     assert "no subject is called 'nobody'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--seconds=nan", "--seconds=inf", "--seconds=0", "--rounds=0"])
+def test_a_time_that_is_none_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        backplane.main([option])
+    assert "must be positive" in capsys.readouterr().err
+
+
+def test_without_a_compiler_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    monkeypatch.setenv("CC", str(tmp_path / "nowhere"))
+    assert backplane.main(["rawws"]) == 2
+    assert capsys.readouterr().err == "cannot build room.c: no C compiler\n"
+
+
 def test_an_interrupted_run_keeps_what_it_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

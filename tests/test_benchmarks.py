@@ -738,12 +738,18 @@ class TestBuild:
         os.utime(program, ns=(header, header))
         assert build.program("floor").stat().st_mtime_ns > header
 
+    def test_compiler_may_have_options(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(build, "BUILD", tmp_path)
+        monkeypatch.setenv("CC", f"{os.environ.get('CC', 'cc')} -DOPTION='1 + 1'")
+        assert build.compiler()[-1] == "-DOPTION=1 + 1"
+        assert build.program("floor").exists()
+
     def test_sources_compile_without_warnings(self, tmp_path: Path) -> None:
         for name in ("load", "chat", "room", "floor"):
             source = build.ROOT / "benchmarks" / f"{name}.c"
             done = subprocess.run(
                 [
-                    os.environ.get("CC", "cc"),
+                    *build.compiler(),
                     "-O2",
                     "-Wall",
                     "-Wextra",
@@ -759,7 +765,125 @@ class TestBuild:
             assert done.returncode == 0, done.stderr
 
 
+class TestCommands:
+    """What is wrong with a call is said in a sentence, with status 2."""
+
+    @pytest.fixture(autouse=True)
+    def extra(self) -> None:
+        pytest.importorskip("rich")
+        pytest.importorskip("matplotlib")
+
+    def refused(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+        from benchmarks.__main__ import main
+
+        try:
+            status: object = main(arguments)
+        except SystemExit as end:
+            status = end.code
+        assert status == 2
+        return capsys.readouterr().err
+
+    @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+    @pytest.mark.parametrize("command", [["echo"], ["growth"], ["compare", "HEAD"], ["codec"]], ids=lambda it: it[0])
+    def test_seconds_must_be_a_time(self, command: list[str], seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "must be positive" in self.refused(capsys, *command, f"--seconds={seconds}")
+
+    @pytest.mark.parametrize("option", ["--warmup=nan", "--warmup=-1", "--repeat=0"])
+    def test_the_rest_of_the_plan_too(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "must be positive" in self.refused(capsys, "echo", option)
+
+    def test_a_codec_without_turns_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "must be positive" in self.refused(capsys, "codec", "--repeat=0")
+
+    @pytest.mark.parametrize("command", [["tables", "FILE"], ["chart", "FILE", "out.svg"]], ids=lambda it: it[0])
+    def test_a_file_without_results_is_refused(
+        self, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "results.json"
+        words = [str(path) if word == "FILE" else word for word in command]
+        assert f"cannot read {path}: No such file or directory" in self.refused(capsys, *words)
+        for text in ("{", "[]", "{}", '{"machine": {}}', "\udcff"):
+            path.write_bytes(text.encode(errors="surrogateescape"))
+            assert f"{path} has no results" in self.refused(capsys, *words)
+
+    def test_results_that_have_no_table_are_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps({"machine": MACHINE, "plots": []}))
+        assert f"{path} has plots, and no tables" in self.refused(capsys, "tables", str(path))
+        path.write_text(json.dumps(results_of(ECHO, rawws=[1.0]).to_json()).replace('"rawws"', '"rawws-tree"'))
+        assert f"{path} names 'rawws-tree', which" in self.refused(capsys, "tables", str(path))
+
+    def test_a_part_of_the_cases_has_a_part_of_the_columns(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from benchmarks.__main__ import main
+
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(results_of(ECHO, rawws=[2000.0]).to_json()))
+        assert main(["tables", str(path)]) == 0
+        assert capsys.readouterr().out == (
+            "\n| server | 64 |\n| --- | ---: |\n| rawws, Protocol | 2.00 |\n\n"
+            "| case | of | bound | measured |  |\n| --- | --- | --- | ---: | --- |\n"
+        )
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+    def test_without_a_compiler_that_works_nothing_is_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(build, "BUILD", tmp_path / "build")
+        json_path = tmp_path / "results.json"
+        words = ("echo", "--peers", "rawws", "--json", str(json_path))
+        broken = tmp_path / "cc"
+        broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
+        broken.chmod(0o755)
+        for compiler, complaint in (
+            (str(tmp_path / "nowhere"), "no C compiler"),
+            ("cc '", "no C compiler"),
+            (f"{broken} -O1", "it is broken"),
+            ("false", "false ended with status 1"),
+        ):
+            monkeypatch.setenv("CC", compiler)
+            assert self.refused(capsys, *words) == f"cannot build load.c: {complaint}\n"
+        assert not json_path.exists()
+
+
 class TestCodec:
+    def test_is_measured_without_websockets(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("rich")
+        from benchmarks import codec
+
+        for name in ("websockets", "websockets.speedups"):
+            monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setattr(codec, "CASES", [case for case in codec.CASES if case.payload.size <= 4096])
+        assert codec.main(["--seconds", "0.0001", "--repeat", "1"]) == 0
+        output = capsys.readouterr().out
+        assert "skipped websockets: not installed" in output
+        assert [output.count(f"{name}, ") for name in ("decode", "encode", "unmask", "inflate", "deflate")] == [
+            2, 2, 2, 1, 1,
+        ]  # fmt: skip
+
+    def test_an_interrupted_one_shows_what_it_measured(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("rich")
+        from benchmarks import codec
+
+        turns = iter([[codec.Timing("rawws", [1.0])]])
+
+        def measure_case(works: object, seconds: float, repeat: int) -> list[codec.Timing]:
+            for turn in turns:
+                return turn
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(codec, "measure_case", measure_case)
+        assert codec.main([]) == 1
+        output = capsys.readouterr().out
+        assert "interrupted: what follows is what was measured until then" in output
+        assert "decode, 32 B" in output
+        assert "encode" not in output
+
     def test_wrong_result_ends_the_measurement(self) -> None:
         from benchmarks.codec import measure_case
         from benchmarks.codec_subjects import Work
