@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import build
 from benchmarks.cases import CASES, select_cases
-from benchmarks.processes import end_as_interrupted
+from benchmarks.processes import BenchmarkError, end_as_interrupted
 from benchmarks.registry import PEERS, REFERENCE, select_peers
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         return _command(argv)
-    except build.BuildError as error:
+    except (build.BuildError, BenchmarkError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import build
 from benchmarks.machine import describe
-from benchmarks.processes import raise_descriptor_limit
+from benchmarks.processes import BenchmarkError, raise_descriptor_limit
 from benchmarks.report import Display
 from benchmarks.results import Results
 from benchmarks.runner import Plan, programs, run, step_seconds
@@ -51,6 +51,7 @@ def measure_all(
     """Run cases on peers behind a progress bar; return the results, and whether the run came to its end.
 
     Raises:
+        BenchmarkError: no step remains.
         BuildError: a program that the run needs cannot be compiled.
     """
     limit = raise_descriptor_limit()
@@ -71,6 +72,8 @@ def measure_all(
     steps = [
         (case, peer) for case in fitting for peer in present if peer.takes_part(case) and not peer.unsupported(case)
     ]
+    if not steps:
+        raise BenchmarkError("there is nothing to measure: none of these peers takes part in any of these cases here")
     for name in sorted(set[str]().union(*(programs(case, peer) for case, peer in steps))):
         build.program(name)
     total = plan.repeat * sum(seconds[case.name] for case, _ in steps)

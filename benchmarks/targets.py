@@ -1,7 +1,8 @@
 """The figures that rawws sets itself, as data, and whether a run reached them.
 
 A target compares the subject with the best of some peers, by medians of ratios within rounds, or with a fixed
-amount. One that cannot be computed from a run, because a peer or a case is absent, is left out.
+amount. One that cannot be computed from a run, because a peer or a case is absent, is left out; so is one against
+several peers of which some were not measured, for the best may be among them. Who cannot do a case is not missed.
 """
 
 from __future__ import annotations
@@ -103,11 +104,10 @@ def _measured(results: Results, target: Target) -> float | None:
         row = results.rows[case.name].get(target.subject)
         found = row.spread(metric) if row is not None and not row.error else None
         return found.median if found is not None else None
-    ratios = [
-        ratio
-        for name in target.against
-        if (ratio := results.ratio(case, metric, target.subject, reference=name)) is not None
-    ]
-    if not ratios:
+    rows = results.rows[case.name]
+    able = [name for name in target.against if name not in rows or not rows[name].skipped]
+    against = [results.ratio(case, metric, target.subject, reference=name) for name in able]
+    ratios = [ratio for ratio in against if ratio is not None]
+    if not ratios or len(ratios) < len(against):
         return None
     return max(ratios) if target.at_most else min(ratios)

@@ -218,8 +218,32 @@ class TestTargets:
 
     def test_the_best_of_several_is_the_highest_rate(self) -> None:
         case = next(case for case in CASES if case.name == "binary-64k")
-        results = results_of(case, rawws=[90.0], picows=[100.0], aiohttp=[50.0])
+        results = self.against_all(case, picows=[100.0], aiohttp=[50.0])
         assert [value for target, value in check_targets(results)] == [0.9]
+
+    @staticmethod
+    def against_all(case: Case, **rates: list[float | None]) -> Results:
+        """Results of rawws at 90 and of every Python peer, at 10 unless another rate is given."""
+        (target,) = (it for it in TARGETS if it.case == case.name and it.subject == "rawws" and len(it.against) > 1)
+        others: dict[str, list[float | None]] = {name.replace("-", "_"): [10.0] for name in target.against}
+        return results_of(case, rawws=[90.0], **(others | rates))
+
+    def test_the_best_of_several_is_not_known_before_all_are_measured(self) -> None:
+        case = next(case for case in CASES if case.name == "binary-64k")
+        results = self.against_all(case)
+        assert [value for target, value in check_targets(results)] == [9.0]
+        results.row(case, PICOWS).outcomes.append(Outcome(error="stuck"))
+        assert check_targets(results) == []
+        del results.rows[case.name]["picows"]
+        assert check_targets(results) == []
+
+    def test_who_cannot_do_a_case_is_not_missed(self) -> None:
+        case = next(case for case in CASES if case.name == "deflate")
+        results = self.against_all(case)
+        results.row(case, PICOWS).outcomes.clear()
+        assert check_targets(results) == []
+        results.row(case, PICOWS).skipped = PICOWS.unsupported(case)
+        assert [value for target, value in check_targets(results)] == [9.0]
 
     def test_amounts_are_judged_without_a_peer(self) -> None:
         case = next(case for case in CASES if case.name == "memory-10k")
@@ -825,6 +849,19 @@ class TestCommands:
             "\n| server | 64 |\n| --- | ---: |\n| rawws, Protocol | 2.00 |\n\n"
             "| case | of | bound | measured |  |\n| --- | --- | --- | ---: | --- |\n"
         )
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("client-1", "--peers", "rawws"), ("echo", "--peers", "rawws-client"), ("deflate", "--peers", "picows")],
+        ids=" ".join,
+    )
+    def test_where_nothing_is_to_be_measured_old_results_stay(
+        self, arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "results.json"
+        path.write_text("{}")
+        assert "there is nothing to measure" in self.refused(capsys, *arguments, "--json", str(path))
+        assert path.read_text() == "{}"
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
     def test_without_a_compiler_that_works_nothing_is_measured(
