@@ -93,7 +93,7 @@ def _cpu(share: float | None) -> str:
 
 
 def _remark(row: Row) -> str:
-    remarks = ["client-bound"] if row.client_bound else []
+    remarks = [f"{'floor' if row.peer.is_client else 'client'}-bound"] if row.client_bound else []
     return "; ".join([*remarks, *row.notes])
 
 
@@ -101,8 +101,11 @@ def case_table(results: Results, case: Case, metric: Metric) -> Table:
     """Build the table of one figure, the best peer first, then what was skipped or failed."""
     title = f"{case.title}: {metric.title}, {metric.unit}" if len(case.metrics) > 1 else f"{case.title} ({metric.unit})"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for name in ("server", "median", "min to max", f"÷ {results.reference}", "server CPU", "client CPU"):
-        table.add_column(name, justify="left" if name == "server" else "right")
+    measured_kind, other_kind = ("client", "floor") if case.mode == "client" else ("server", "client")
+    table.add_column(measured_kind)
+    reference = case.reference or results.reference
+    for name in ("median", "min to max", f"÷ {reference}", f"{measured_kind} CPU", f"{other_kind} CPU"):
+        table.add_column(name, justify="right")
     table.add_column("remarks", overflow="fold")
     measured = []
     for row in results.measured(case):

@@ -331,6 +331,16 @@ class TestReport:
         assert "skipped aiohttp: not installed: aiohttp" in text
         assert re.search(r"≥ 0\.85 x picows +0\.38 +missed", text)
 
+    def test_tables_of_clients_say_so(self) -> None:
+        results = results_of(CLIENT, rawws_client=[1000.0], picows_client=[2000.0])
+        results.row(CLIENT, next(peer for peer in PEERS if peer.name == "picows-client")).outcomes[:] = [
+            Outcome({"rate": 2000.0}, client_cpu=0.95, server_cpu=0.4)
+        ]
+        text = self.render(results)
+        assert re.search(r"^ +client +median +min to max +÷ rawws-client +client CPU +floor CPU +remarks", text, re.M)
+        assert re.search(r"picows on uvloop +2 000 +2 000 to 2 000 +2\.00 +40% +95% +floor-bound", text)
+        assert "server" not in text
+
     def test_case_with_several_figures_has_a_table_for_each(self) -> None:
         text = self.render(results_of(LATENCY, rawws=[100.0]))
         assert [title in text for title in ("p50, µs", "p99, µs", "p99.9, µs")] == [True] * 3
