@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> int:
     data = []
     finished = False
     try:
-        for case in track(chosen, "codec", console=console):
+        for case in track(chosen, "codec", console=console, disable=not console.is_terminal):
             timings = measure_case(subjects(case.operation, case.payload), arguments.seconds, arguments.repeat)
             data.append({"operation": case.operation, "title": case.title, "timings": _summary(timings)})
         finished = True

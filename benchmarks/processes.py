@@ -83,8 +83,13 @@ def _on_core(core: int | None) -> Iterator[None]:
 
 
 def end_as_interrupted() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: through the blocks that end what it started."""
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: through the blocks that end what it started.
+
+    SIGHUP stays ignored where it is, as under nohup.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def raise_descriptor_limit() -> int:

@@ -255,7 +255,7 @@ PEERS: tuple[Peer, ...] = (
 
 
 def select_peers(names: Sequence[str] | None, compiled: str | None = None) -> tuple[Peer, ...]:
-    """Return the named peers in the table's order, for every case, or the default ones.
+    """Return the named peers in the table's order, for every case, or the default ones; spaces about a name are none.
 
     With `compiled`, a folder that holds a compiled build of the package rawws, the same rawws peers come a
     second time under the names `rawws-compiled` and so on, imported from there.
@@ -264,6 +264,7 @@ def select_peers(names: Sequence[str] | None, compiled: str | None = None) -> tu
         ValueError: a name is not in the table.
     """
     known = {peer.name for peer in PEERS}
+    names = None if names is None else [name.strip() for name in names]
     for name in names or ():
         if name not in known:
             raise ValueError(f"no peer is called {name!r}; there are {', '.join(peer.name for peer in PEERS)}")

@@ -47,7 +47,7 @@ def time_text(seconds: float) -> str:
 
 
 class Display:
-    """The progress bar of a run; a `Watcher`. A line is printed for every error as it happens."""
+    """The progress bar of a run, on a terminal; a `Watcher`. A line is printed for every error as it happens."""
 
     def __init__(self, console: Console, seconds: dict[str, float], measurements: int, total: float) -> None:
         """Make a bar for `measurements` steps of `seconds` each by case, `total` seconds in all."""
@@ -62,6 +62,7 @@ class Display:
             TextColumn("about {task.fields[left]} left"),
             console=console,
             refresh_per_second=2,  # the screen must not take the load generator's core
+            disable=not console.is_terminal,
         )
         self._task: TaskID = self._progress.add_task("starting", total=measurements, left=time_text(total))
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -107,7 +108,10 @@ def test_an_interrupted_run_keeps_what_it_measured(
     assert "interrupted: what follows is what was measured until then" in capsys.readouterr().out
 
 
-def test_sigterm_ends_the_run_and_all_that_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_the_run_and_all_that_it_started(number: signal.Signals, tmp_path: Path) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("it is ignored, as under nohup")
     command = [sys.executable, "-m", "benchmarks.backplane", "memory", "--json", str(tmp_path / "results.json")]
     marker = f"rawws-test-{os.getpid()}"
     environment = {**os.environ, "BENCHMARK_MARKER": marker}
@@ -116,7 +120,7 @@ def test_sigterm_ends_the_run_and_all_that_it_started(tmp_path: Path) -> None:
         while len(marked(marker)) < 3 and time.monotonic() < deadline:  # itself, Redis and a server
             time.sleep(0.02)
         assert len(marked(marker)) >= 3
-        process.terminate()
+        process.send_signal(number)
         output, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "interrupted: what follows is what was measured until then" in output

@@ -144,6 +144,9 @@ class TestTables:
         with pytest.raises(ValueError, match="no peer is called 'rawss'"):
             select_peers(["rawss"])
 
+    def test_spaces_about_names_do_not_matter(self) -> None:
+        assert [peer.name for peer in select_peers([" rawws", "picows "])] == ["rawws", "picows"]
+
     def test_peers_without_deflate_have_no_row_in_its_case(self) -> None:
         deflate = next(case for case in CASES if case.payload.deflated)
         assert PICOWS.unsupported(deflate) == "no permessage-deflate"
@@ -357,6 +360,19 @@ class TestReport:
 
         assert [figure(value) for value in (1069000, 44.12, 0.8734)] == ["1 069 000", "44.1", "0.87"]
         assert time_text(125.4) == "2:05"
+
+    @pytest.mark.parametrize("terminal", [True, False])
+    def test_progress_is_for_a_terminal(self, terminal: bool) -> None:
+        console_module = pytest.importorskip("rich.console")
+        from benchmarks.report import Display
+
+        text = io.StringIO()
+        console = console_module.Console(file=text, width=150, force_terminal=terminal)
+        with Display(console, {"echo": 1.0}, 2, 2.0) as display:
+            display.before(ECHO, RAWWS, 0)
+            display.after(ECHO, RAWWS, Outcome(error="it is stuck"))
+        assert ("1/2" in text.getvalue()) is terminal
+        assert "echo, rawws: it is stuck" in text.getvalue()
 
     def test_chart_says_case_and_unit_and_is_the_same_twice(self, tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")
