@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def describe(peers: Iterable[Installed], program: str = "benchmarks") -> dict[st
     """Return everything that a figure depends on, as plain data; `program` is the module that Python runs."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", program, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(_memory_gib(), 1),

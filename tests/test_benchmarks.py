@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from benchmarks import build, payloads
 from benchmarks.cases import CASES, Payload, select_cases
+from benchmarks.machine import describe
 from benchmarks.processes import BenchmarkError, Cores, generate, run_client
 from benchmarks.registry import PEERS, REFERENCE, Peer, distributions, select_peers, variant
 from benchmarks.results import Outcome, Results, median_ratio, spread
@@ -1032,6 +1033,11 @@ class TestCompare:
         text = io.StringIO()
         console_module.Console(file=text, width=150).print(comparison_table(results, [(tree, old)]))
         assert re.search(r"rawws-tree +1 000 +1 100 +1\.100", text.getvalue())
+
+
+def test_command_of_a_run_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "binary-*", "--peers", "rawws, picows"])
+    assert describe([])["command"] == "python -m benchmarks 'binary-*' --peers 'rawws, picows'"
 
 
 def test_cores_are_two_different_ones_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
