@@ -72,6 +72,7 @@ class Member:
         self._last: int | None = None
         self._numbers = count(1)
         self._client: Client | None = None
+        self._sending = trio.Lock()  # what is said and what is said again come from different tasks
 
     @property
     def texts(self) -> list[str]:
@@ -97,11 +98,12 @@ class Member:
         await eventually(lambda: self._client is not None)
 
     async def _send(self, connection: Client, client: str) -> None:
-        said = {"type": "message", "room": ROOM, "text": self.pending.get(client, ""), "client": client}
-        if client not in self.pending:
-            return
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is sent again after the next hello
-            await connection.send(frame(TEXT, json.dumps(said).encode()))
+        async with self._sending:
+            if client not in self.pending:
+                return
+            said = {"type": "message", "room": ROOM, "text": self.pending[client], "client": client}
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it is sent again after the next hello
+                await connection.send(frame(TEXT, json.dumps(said).encode()))
 
     async def _be_in(self, port: int) -> None:
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
