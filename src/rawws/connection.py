@@ -96,14 +96,14 @@ class Connection(Sending):
 
     def __init__(self, transport: Transport, limits: Limits) -> None:
         super().__init__(transport, limits)
-        self._decoder: Decoder | None = None
-        self._early = b""
-        self._held = 0
         self._busy = False
         self._streaming = False
         self._discarding = False
         self._fatal = False
         self._reported = False
+        self._decoder: Decoder | None = None
+        self._early = b""
+        self._held = 0
         self._queue: deque[str | bytes] | None = None
         self._queue_size = 0
         self._closed: ConnectionClosed | None = None

@@ -87,13 +87,14 @@ class Sending(Receiver):
         self._state = State.CONNECTING
         self._encoder: Encoder | None = None
         self._backlog: Backlog | None = None
-        self._crowded = False
-        self._writing = False
         self._pending_close: ConnectionClosed | None = None
         self.messages_sent = 0
         self.bytes_sent = 0
         self.pings_sent = 0
         self.slow_consumer_actions: dict[str, int] | None = None
+        # Last, for compiled they share a word with those that `Connection` has first.
+        self._crowded = False
+        self._writing = False
 
     # -- what a subclass adds ------------------------------------------------------------------------------
 
