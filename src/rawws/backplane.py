@@ -116,7 +116,11 @@ class Seat(NamedTuple):
 
 
 class Backplane(ABC):
-    """The seam between an application with rooms and where they are; see this module's rules."""
+    """The seam between an application with rooms and where they are; see this module's rules.
+
+    A call waits for where the rooms are as long as its caller lets it, and raises `BackplaneError` where that fails.
+    When cancelled, it may have been done or not; a seat that was taken in vain is given back.
+    """
 
     def expect(self, is_own: Callable[[Entry], bool]) -> None:  # noqa: B027 - one in memory need not know
         """Be told how the application knows its own entries, before the first of them is delivered.

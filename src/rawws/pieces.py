@@ -25,7 +25,10 @@ __all__ = ["MessageChunks", "MessageWriter"]
 
 @final
 class MessageChunks:
-    """One message in pieces, an async iterator; made by `WebSocket.receive_chunks`."""
+    """One message in pieces, an async iterator; made by `WebSocket.receive_chunks`.
+
+    Raises, while it is iterated: as `WebSocket.receive`.
+    """
 
     __slots__ = ("_began", "_ended", "_ws")
 

@@ -280,6 +280,8 @@ class WebSocket(OpeningConnection):
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 §5.5.2); return the seconds that it took.
 
+        When cancelled, the ping may have left; a pong that comes later is passed over.
+
         Args:
             payload: at most 125 bytes; by default one that no other waiting ping has.
 
@@ -358,7 +360,8 @@ class WebSocket(OpeningConnection):
 
         When the handler itself waits here, or the task that opened a client's connection, it has said what it had to
         say: the peer's Close is answered at once, unless another task is still taking messages that came before it.
-        Messages that nobody takes hold reading up as ever, and the peer's Close with it.
+        Messages that nobody takes hold reading up as ever, and the peer's Close with it. A cancelled call has changed
+        nothing.
         """
         if self._reported:
             await trio.lowlevel.checkpoint()
