@@ -56,7 +56,7 @@ def main() -> None:
     options = settings()
     if "plain" in options.style:
         for name in ("numpy", "isal"):  # rawws imports them when a message is worth it
-            sys.modules[name] = None  # type: ignore[assignment]
+            sys.modules[name] = None  # type: ignore[assignment]  # how Python knows what cannot be imported
     limits = rawws.Limits(max_connections=20_000, ping_interval=options.ping_interval or 20.0)
     rawws.run(
         application(options),

@@ -81,4 +81,4 @@ def hand_over(task: trio.lowlevel.Task, message: str | bytes) -> None:
     Trio passes on what it is given here; that its own waiting unwraps it is no concern of who waits by an order. To put
     the message into a queue and take it out again costs 0.17 µs, a fifteenth of what a handler's echo takes of Python.
     """
-    reschedule(task, message)  # type: ignore[arg-type]
+    reschedule(task, message)  # type: ignore[arg-type]  # no outcome, as said above

@@ -36,7 +36,7 @@ from .wording import how_it_ended, what_to_do
 try:
     import termios
 except ImportError:  # Windows: there a person is served as a pipe is
-    termios = None  # type: ignore[assignment]
+    termios = None  # type: ignore[assignment]  # asked for before each use
 
 if TYPE_CHECKING:
     import ssl

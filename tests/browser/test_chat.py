@@ -620,7 +620,7 @@ class TestFlood:
             flood = threading.Thread(target=_flood, args=(talkers, 300, 4.0))
             flood.start()
             while flood.is_alive():
-                page.field.send_keys("x")
+                page.field.send_keys("xxx")
             flood.join()
             # Between two senders the order is the server's: what came last is among the last of each.
             page.wait_for(lambda: {str(number) for number in range(1192, 1200)} <= {*page.texts[-50:]}, "the last ones")
@@ -631,7 +631,7 @@ class TestFlood:
             assert min(numbers) >= 650
         longest, slowest = max(frames), max(inputs, default=0)
         print(f"{len(frames)} frames, the longest {longest:.0f} ms; slowest key {slowest:.0f} ms")
-        assert len(page.typed) > 8  # enough to measure; how many keys a driver presses in 4 s is the machine's affair
+        assert len(page.typed) > 20
         # Even on a machine that does other things: nobody feels a tenth of a second, and that is rare.
         assert sorted(frames)[len(frames) * 95 // 100] < 100
         assert longest < 500
